@@ -1,0 +1,10 @@
+//! The edge: moves bytes. TFTP and HTTP from immutable images to thousands of
+//! nodes at once. Knows names and bytes, never machines, never Kubernetes.
+//!
+//! The file list is the path of a packet:
+//!
+//! ```text
+//! main -> config -> listen -> worker: ring -> tftp | http -> catalog -> ring
+//!                   feed (manifest -> catalog)     metrics, events
+//! ```
+#![deny(unsafe_code)]
