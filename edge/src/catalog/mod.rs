@@ -3,42 +3,32 @@
 //! Built by [`crate::feed`], read by the services; opens nothing on the hot
 //! path. An [`Image`] lives as long as someone holds it, so a transfer goes on
 //! from the generation in which it began.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`objects`] | the folder of objects, opened beneath one root |
+//! | [`image`] | an object, copied once and verified while it is copied |
+//! | [`framed`] | its form with TFTP headers |
+//! | [`map`] | the sealed memory of both: the only `unsafe` here |
+//! | [`budget`] | how much memory they may take |
+//! | [`path`] | what a node asked for, as a name |
 
-use protocol::manifest::ObjectId;
+pub mod budget;
+pub mod framed;
+pub mod image;
+pub mod map;
+pub mod objects;
+pub mod path;
+#[cfg(test)]
+mod tests;
+
+pub use budget::Budget;
+pub use framed::Framed;
+pub use image::{Image, LoadError};
+pub use path::{Asked, BadPath, resolve};
+
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-
-/// One immutable object, resident in memory.
-pub struct Image {
-    _todo: (),
-}
-
-impl Image {
-    /// Its digest.
-    pub fn id(&self) -> ObjectId {
-        unreachable!("to be written")
-    }
-    /// Its bytes. Can never fault: a sealed memfd, or a private copy.
-    pub fn bytes(&self) -> &[u8] {
-        unreachable!("to be written")
-    }
-    /// A descriptor for `sendfile` with the same bytes, where there is one.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        unreachable!("to be written")
-    }
-    /// The image with a TFTP DATA header before each block: block `k` (from 0)
-    /// begins at `k * (blksize + 4)`; header numbers wrap from 65535 to 0. Only for hot
-    /// files and the common block sizes; made at load time, never on the hot path.
-    pub fn framed(&self, _blksize: u16) -> Option<&Framed> {
-        unreachable!("to be written")
-    }
-}
-
-/// An image with headers in it, see [`Image::framed`].
-pub struct Framed {
-    _todo: (),
-}
 
 /// A name's meaning.
 #[derive(Clone)]
@@ -47,13 +37,35 @@ pub struct Named {
     pub image: Arc<Image>,
     /// HTTP Content-Type.
     pub content_type: Arc<str>,
+    /// Since when this name has meant these bytes on this edge, seconds since
+    /// 1970 UTC (HTTP Last-Modified). Rises whenever the bytes change.
+    pub modified: u64,
+}
+
+impl Named {
+    /// `image` with this content type, since the beginning of time.
+    pub fn new(image: Arc<Image>, content_type: &str) -> Self {
+        Self { image, content_type: content_type.into(), modified: 0 }
+    }
 }
 
 /// All names of one generation.
 #[derive(Default)]
 pub struct Catalog {
-    /// The manifest's generation.
+    /// The manifest's generation; 0 before the first.
     pub generation: u64,
     /// Name to bytes.
     pub names: HashMap<Box<str>, Named>,
+}
+
+impl Catalog {
+    /// What a name means.
+    pub fn get(&self, name: &str) -> Option<&Named> {
+        self.names.get(name)
+    }
+
+    /// Whether any manifest has been loaded.
+    pub fn loaded(&self) -> bool {
+        self.generation > 0
+    }
 }
