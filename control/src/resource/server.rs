@@ -1,0 +1,247 @@
+//! A Server: one machine, named by its SMBIOS UUID.
+
+use super::meta::{Condition, ObjectReference};
+use super::typed;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+typed! {
+    /// One machine. Its name is its SMBIOS UUID in lower case.
+    Server, ServerSpec, ServerStatus
+}
+
+/// What the operator says of a machine (and the agent, of its hardware).
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ServerSpec {
+    /// Overrides the class's and the default Environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment_ref: Option<ObjectReference>,
+    /// What the agent found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<Bmc>,
+    /// A fake BMC over HTTP, for machines that are virtual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub management_api: Option<ManagementApi>,
+    /// RFC 6902, applied after those of the class.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub config_patches: Vec<ConfigPatch>,
+    /// Talos strategic merge patches (YAML), applied after `configPatches`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub strategic_patches: Vec<String>,
+    /// The operator's word that this machine is ours. Without it nothing is ever wiped or switched.
+    pub accepted: bool,
+    /// Keeps it out of allocation.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
+    /// Boots from the network even when installed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pxe_boot_always: bool,
+    /// How iPXE hands over to the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_from_disk_method: Option<BootFromDisk>,
+    /// Which boot flag the BMC gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pxe_mode: Option<PxeMode>,
+}
+
+/// How iPXE hands over to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootFromDisk {
+    /// Leave iPXE; the firmware goes on to its next boot entry.
+    IpxeExit,
+    /// An empty 404 in place of a script.
+    #[serde(rename = "http-404")]
+    Http404,
+    /// iPXE starts the first BIOS disk itself.
+    IpxeSanboot,
+}
+
+/// Which firmware the BMC's boot flag names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum PxeMode {
+    Uefi,
+    Bios,
+}
+
+/// How to reach a BMC.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct Bmc {
+    pub endpoint: String,
+    /// 623 when 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub port: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_from: Option<ValueFrom>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pass: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_from: Option<ValueFrom>,
+    /// `lanplus` when empty; `redfish` is ours.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub interface: String,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// A value kept in a Secret.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ValueFrom {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<SecretKeyRef>,
+}
+
+/// Which key of which Secret.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct SecretKeyRef {
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default)]
+    pub name: String,
+    pub key: String,
+}
+
+/// A fake BMC over HTTP.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ManagementApi {
+    pub endpoint: String,
+}
+
+/// One RFC 6902 operation.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct ConfigPatch {
+    pub op: String,
+    pub path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub from: String,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub value: Value,
+}
+
+/// The hardware groups of Sidero's inventory.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct Hardware {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<System>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute: Option<Compute>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+macro_rules! hardware {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        #[allow(missing_docs)]
+        pub struct $name {
+            $(#[serde(skip_serializing_if = "is_default")] pub $field: $type,)*
+        }
+    };
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+hardware! {
+    /// SMBIOS type 1.
+    System {
+        uuid: String, manufacturer: String, product_name: String, version: String,
+        serial_number: String, sku_number: String, family: String,
+    }
+}
+hardware! {
+    /// Processors, counted over all sockets.
+    Compute { total_core_count: u32, total_thread_count: u32, processor_count: u32, processors: Vec<Processor> }
+}
+hardware! {
+    /// SMBIOS type 4; speed in MHz.
+    Processor {
+        manufacturer: String, product_name: String, serial_number: String,
+        speed: u32, core_count: u32, thread_count: u32,
+    }
+}
+hardware! {
+    /// Memory; `totalSize` is a text such as `64 GB`.
+    Memory { total_size: String, module_count: u32, modules: Vec<MemoryModule> }
+}
+hardware! {
+    /// SMBIOS type 17; size in MB, speed in MT/s.
+    MemoryModule {
+        manufacturer: String, product_name: String, serial_number: String,
+        r#type: String, size: u32, speed: u32,
+    }
+}
+hardware! {
+    /// Disks; `totalSize` is a text such as `2 TB`.
+    Storage { total_size: String, device_count: u32, devices: Vec<StorageDevice> }
+}
+hardware! {
+    /// One disk; size in bytes.
+    StorageDevice {
+        r#type: String, size: u64, product_name: String, serial_number: String,
+        name: String, device_name: String, uuid: String, wwid: String,
+    }
+}
+hardware! {
+    /// Network interfaces.
+    Network { interface_count: u32, interfaces: Vec<NetworkInterface> }
+}
+hardware! {
+    /// One interface; addresses are CIDR texts.
+    NetworkInterface { index: u32, name: String, flags: String, mtu: u32, mac: String, addresses: Vec<String> }
+}
+
+/// What stoker found and did.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ServerStatus {
+    pub ready: bool,
+    pub in_use: bool,
+    pub is_clean: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<NodeAddress>,
+    /// `on`, `off` or `unknown`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub power: String,
+}
+
+/// An address of a machine (core/v1 NodeAddress).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct NodeAddress {
+    pub r#type: String,
+    pub address: String,
+}

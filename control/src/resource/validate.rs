@@ -1,0 +1,129 @@
+//! What an object must satisfy before the store takes it: the checks of
+//! Sidero's webhooks, and those that they lack.
+
+use super::{BadObject, Environment, Kind, Object, Server, ServerBinding, ServerClass, Typed};
+use protocol::id::MachineId;
+
+/// Kubernetes' limit of a name (RFC 1123 subdomain).
+const MAX_NAME: usize = 253;
+/// The operations of RFC 6902.
+const PATCH_OPS: [&str; 6] = ["add", "remove", "replace", "copy", "move", "test"];
+
+/// All complaints about an object (and about its change from `old`); none where it is fine.
+pub fn validate(object: &Object, old: Option<&Object>) -> Vec<BadObject> {
+    let mut bad = Vec::new();
+    let mut complain = |what: String| bad.push(BadObject::Field(format!("{}: {what}", object.key())));
+    let name = &object.metadata.name;
+    if name.is_empty() || name.len() > MAX_NAME || !name.split('.').all(is_label) {
+        complain(format!(
+            "metadata.name {name:?} is not a name: lower-case letters, digits, '-' and '.', starting and ending with a letter or digit"
+        ));
+    }
+    if object.kind.namespaced() == object.metadata.namespace.is_empty() {
+        complain(if object.kind.namespaced() {
+            "metadata.namespace is missing".into()
+        } else {
+            format!("a {} has no namespace", object.kind)
+        });
+    }
+    if let Some(old) = old
+        && !object.metadata.uid.is_empty()
+        && object.metadata.uid != old.metadata.uid
+    {
+        complain("metadata.uid differs: this is another object of the same name".into());
+    }
+    let typed = match object.kind {
+        Kind::Server => Server::from_object(object).map(|server| check_server(&server, &mut complain)),
+        Kind::ServerClass => {
+            ServerClass::from_object(object).map(|class| check_patches(&class.spec.config_patches, &mut complain))
+        }
+        Kind::Environment => Environment::from_object(object).map(|env| check_environment(&env, &mut complain)),
+        Kind::ServerBinding => ServerBinding::from_object(object).map(|binding| {
+            if binding.metadata.name.parse::<MachineId>().is_err() {
+                complain("a ServerBinding is named by its Server's UUID".into());
+            }
+            if binding.spec.metal_machine_ref.name.is_empty() {
+                complain("spec.metalMachineRef.name is missing".into());
+            }
+        }),
+        Kind::Secret => Ok(()),
+    };
+    if let Err(error) = typed {
+        bad.push(error);
+    }
+    bad
+}
+
+fn check_server(server: &Server, complain: &mut impl FnMut(String)) {
+    let name = &server.metadata.name;
+    match name.parse::<MachineId>() {
+        Err(_) => complain(format!("a Server is named by its SMBIOS UUID in lower case, not {name:?}")),
+        Ok(id) if id.to_string() != *name => complain("the UUID in metadata.name must be in lower case".into()),
+        Ok(id) if id.is_placeholder() => {
+            complain(
+                "this UUID is a placeholder that many machines share; give the machine an alias by serial number"
+                    .into(),
+            );
+        }
+        Ok(_) => {}
+    }
+    if let Some(bmc) = &server.spec.bmc {
+        if bmc.endpoint.is_empty() {
+            complain("spec.bmc.endpoint is missing".into());
+        }
+        if bmc.port > u32::from(u16::MAX) {
+            complain(format!("spec.bmc.port {} is not a port (0 to 65535)", bmc.port));
+        }
+        for (field, plain, from) in [("user", &bmc.user, &bmc.user_from), ("pass", &bmc.pass, &bmc.pass_from)] {
+            if !plain.is_empty() && from.is_some() {
+                complain(format!("spec.bmc has both {field} and {field}From; keep one"));
+            }
+        }
+        if !matches!(bmc.interface.as_str(), "" | "lanplus" | "redfish") {
+            complain(format!("spec.bmc.interface {:?}: expected lanplus or redfish", bmc.interface));
+        }
+    }
+    check_patches(&server.spec.config_patches, complain);
+}
+
+fn check_patches(patches: &[super::ConfigPatch], complain: &mut impl FnMut(String)) {
+    for (i, patch) in patches.iter().enumerate() {
+        if !PATCH_OPS.contains(&patch.op.as_str()) {
+            complain(format!("spec.configPatches[{i}].op {:?}: expected one of {}", patch.op, PATCH_OPS.join(", ")));
+        }
+        for (field, pointer) in [("path", &patch.path), ("from", &patch.from)] {
+            if !pointer.is_empty() && !pointer.starts_with('/') {
+                complain(format!("spec.configPatches[{i}].{field} {pointer:?}: a JSON pointer starts with '/'"));
+            }
+        }
+        if matches!(patch.op.as_str(), "copy" | "move") && patch.from.is_empty() {
+            complain(format!("spec.configPatches[{i}]: {} needs from", patch.op));
+        }
+    }
+}
+
+fn check_environment(env: &Environment, complain: &mut impl FnMut(String)) {
+    for (field, asset) in [("kernel", &env.spec.kernel.asset), ("initrd", &env.spec.initrd)] {
+        if !asset.url.is_empty() && !["http://", "https://", "file://"].iter().any(|s| asset.url.starts_with(s)) {
+            complain(format!("spec.{field}.url {:?}: expected http://, https:// or file://", asset.url));
+        }
+        if !asset.sha512.is_empty()
+            && (asset.sha512.len() != 128 || !asset.sha512.bytes().all(|c| c.is_ascii_hexdigit()))
+        {
+            complain(format!("spec.{field}.sha512 is not 128 hex digits"));
+        }
+    }
+    if env.spec.kernel.args.iter().any(|arg| arg.chars().any(char::is_control)) {
+        complain("spec.kernel.args has a control character".into());
+    }
+}
+
+/// An RFC 1123 label.
+fn is_label(label: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let b = label.as_bytes();
+    b.len() <= 63
+        && b.first().copied().is_some_and(plain)
+        && b.last().copied().is_some_and(plain)
+        && b.iter().all(|&c| plain(c) || c == b'-')
+}
