@@ -60,9 +60,15 @@ mod tests {
 
     #[test]
     fn t60_numbers_wrap_to_zero_or_to_one() {
-        for (block, zero, one) in
-            [(0, 0, 0), (1, 1, 1), (65535, 65535, 65535), (65536, 0, 1), (65537, 1, 2), (131_070, 65534, 65535), (131_071, 65535, 1)]
-        {
+        for (block, zero, one) in [
+            (0, 0, 0),
+            (1, 1, 1),
+            (65535, 65535, 65535),
+            (65536, 0, 1),
+            (65537, 1, 2),
+            (131_070, 65534, 65535),
+            (131_071, 65535, 1),
+        ] {
             assert_eq!((Rollover::Zero.wire(block), Rollover::One.wire(block)), (zero, one), "{block}");
         }
     }
@@ -72,7 +78,11 @@ mod tests {
         for kind in [Rollover::Zero, Rollover::One] {
             for base in [0, 1, 2, 65530, 65534, 65535, 65536, 65537, 131_069, 131_070, 131_071, 131_072, 1 << 40] {
                 for distance in [0, 1, 7, 64, 32767] {
-                    assert_eq!(kind.ahead(base, kind.wire(base + distance)), Some(distance), "{kind:?} {base}+{distance}");
+                    assert_eq!(
+                        kind.ahead(base, kind.wire(base + distance)),
+                        Some(distance),
+                        "{kind:?} {base}+{distance}"
+                    );
                 }
                 for behind in [1, 2, 64] {
                     if base > behind {
