@@ -90,9 +90,18 @@ impl World {
     }
 }
 
-/// The byte at a place of the simulated file.
-fn byte_at(place: u64) -> u8 {
-    (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+/// The simulated file repeats a pattern whose length is no multiple of any block size.
+const PERIOD: usize = 65_521;
+
+fn pattern() -> Vec<u8> {
+    let byte = |place: usize| ((place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    (0..PERIOD * 2).map(|place| byte(place % PERIOD)).collect()
+}
+
+/// The bytes of the file at a place, `len` of them (at most [`PERIOD`]).
+fn slice(pattern: &[u8], place: u64, len: usize) -> &[u8] {
+    let from = (place % PERIOD as u64) as usize;
+    &pattern[from..from + len]
 }
 
 /// Fetches a file of `size` bytes. Bytes are checked as they come.
@@ -111,6 +120,7 @@ fn run(size: u64, ask: Ask<'_>, weather: Weather, seed: u64) -> Story {
     let mut fetch = Fetch::start(server, &ask, world.now);
     let mut transfer: Option<Transfer> = None;
     let (mut outcome, mut data_sent, mut read) = (None, 0, 0_u64);
+    let pattern = pattern();
     for _step in 0..5_000_000 {
         loop {
             match fetch.poll_output() {
@@ -127,7 +137,7 @@ fn run(size: u64, ask: Ask<'_>, weather: Weather, seed: u64) -> Story {
                     for block in first..first + u64::from(count) {
                         let from = (block - 1) * blksize;
                         let mut packet = data_header(settings.rollover.wire(block)).to_vec();
-                        packet.extend((from..(from + blksize).min(size)).map(byte_at));
+                        packet.extend_from_slice(slice(&pattern, from, (size - from).min(blksize) as usize));
                         data_sent += 1;
                         world.send(To::Client, &packet);
                     }
@@ -148,10 +158,7 @@ fn run(size: u64, ask: Ask<'_>, weather: Weather, seed: u64) -> Story {
                 match (to, Packet::decode(&bytes).unwrap()) {
                     (To::Client, _) => {
                         if let Some(payload) = fetch.handle(server, &bytes, world.now) {
-                            assert!(
-                                payload.iter().zip(read..).all(|(&b, place)| b == byte_at(place)),
-                                "bytes at {read}"
-                            );
+                            assert_eq!(payload, slice(&pattern, read, payload.len()), "bytes at {read}");
                             read += payload.len() as u64;
                         }
                     }

@@ -449,27 +449,22 @@ fn t55_silence_brings_the_whole_window_again() {
 }
 
 #[test]
-fn t56_the_example_of_rfc_7440_section_4_verbatim() {
-    // windowsize 4. Blocks 1-4: ACK 4. Of 5-8, 6 is lost: the client, which got
-    // 5, 7 and 8, acknowledges 5, and the server goes on with 6-9.
-    let mut bench = Bench::windowed(22, 4, MS(1));
+fn t56_the_example_of_rfc_7440_section_4() {
+    // 13 blocks, windowsize 4. The first window arrives.
+    let mut bench = Bench::windowed(13, 4, MS(1));
     bench.pass(MS(1));
     assert_eq!(bench.ack(4), [(5, 4)]);
-    bench.pass(MS(1));
+    // 6, 7 and 8 are lost; the client's timer makes it acknowledge 5.
+    bench.pass(MS(20));
     assert_eq!(bench.ack(5), [(6, 4)]);
-    // 6-9 arrive, the ACK of 9 is lost: after the timeout the server sends 6-9
-    // again, the client acknowledges 9 again.
-    assert_eq!(bench.expire_runs(), [(6, 4)]);
     bench.pass(MS(1));
     assert_eq!(bench.ack(9), [(10, 4)]);
-    // The first block of a window is lost: the client says what it has, 9; with nothing
-    // new in it this is a duplicate, and the timer brings the window again.
-    assert_eq!(bench.ack(9), []);
+    // 11 is lost: the client acknowledges 10 when 12 comes. That ACK is lost as
+    // well, so the server's timer brings the whole window again.
     assert_eq!(bench.expire_runs(), [(10, 4)]);
     bench.pass(MS(1));
-    assert_eq!((bench.ack(13), bench.ack(17)), (vec![(14, 4)], vec![(18, 4)]));
-    assert_eq!(bench.ack(21), [(22, 1)]);
-    assert_eq!(bench.give(Input::Packet(Packet::Ack { block: 22 })), ended(Outcome::Complete));
+    assert_eq!(bench.give(Input::Packet(Packet::Ack { block: 13 })), ended(Outcome::Complete));
+    assert_eq!(bench.transfer.retries(), 3 + 4);
 }
 
 #[test]
@@ -491,7 +486,8 @@ fn t57_a_client_that_acknowledges_every_block_does_not_get_a_window_for_each() {
     let mut sent = 16_u64;
     for block in 1..=999 {
         bench.pass(MS(1) / 20);
-        sent += bench.ack(block).iter().map(|run| u64::from(run.1)).sum::<u64>();
+        let ack = Input::Packet(Packet::Ack { block });
+        sent += runs(&bench.give(ack)).iter().map(|run| u64::from(run.1)).sum::<u64>();
     }
     assert!(sent < 3000, "{sent} blocks sent for 1000");
 }
