@@ -1,0 +1,1 @@
+//! Server mode, as tables.
