@@ -8,3 +8,11 @@
 //!                   feed (manifest -> catalog)     metrics, events
 //! ```
 #![deny(unsafe_code)]
+
+pub mod catalog;
+pub mod events;
+pub mod limits;
+pub mod listen;
+pub mod metrics;
+pub mod ring;
+pub mod worker;

@@ -9,6 +9,18 @@
 //! (epoll + sendmsg/sendfile), chosen by [`probe`] at start. All tests of the
 //! edge run on both.
 
+#![allow(unsafe_code)] // the kernel's interfaces; each block says why it is sound
+
+pub mod epoll;
+pub mod fake;
+mod outgoing;
+pub mod probe;
+mod route;
+mod slots;
+pub(crate) mod sys;
+mod train;
+pub mod uring;
+
 use crate::catalog::Image;
 use protocol::time::Instant;
 use std::io;
@@ -51,7 +63,7 @@ pub struct UdpSend {
 pub enum UdpPayload {
     /// One short datagram (OACK, ERROR, an empty last block), copied by the ring.
     Small(Vec<u8>),
-    /// `count` TFTP DATA packets of `blksize` bytes (the image's last may be
+    /// `count` (at most [`crate::limits::WINDOW_MAX`]) TFTP DATA packets of `blksize` bytes (the image's last may be
     /// shorter or empty) from block `first` (1-based, not wrapped) on. The ring
     /// takes the pre-framed form of the image where there is one, else builds
     /// header/slice pairs, and cuts it into as few GSO sends as the kernel's
@@ -88,21 +100,31 @@ pub struct Body {
     pub range: Range<u64>,
 }
 
+/// One datagram that came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// On this socket.
+    pub socket: UdpId,
+    /// From this peer.
+    pub peer: SocketAddr,
+    /// The local address it came to, to be used as [`UdpSend::from`]; where the
+    /// destination was a group, the address of the interface it came in by.
+    pub local: Option<IpAddr>,
+    /// The destination was a broadcast or multicast address: TFTP answers
+    /// nothing then (RFC 1123 section 4.2.3.5).
+    pub group: bool,
+    /// Its bytes, cut at [`crate::limits::UDP_PAYLOAD_MAX`].
+    pub bytes: &'a [u8],
+}
+
 /// What the kernel has done.
 pub enum Completion<'a> {
     /// A datagram came in.
-    Datagram {
-        /// On this socket.
-        socket: UdpId,
-        /// From this peer.
-        peer: SocketAddr,
-        /// To this local address, where the kernel told (`IP_PKTINFO`).
-        local: Option<IpAddr>,
-        /// Its bytes (cut at the size of the receive buffer).
-        bytes: &'a [u8],
-    },
+    Datagram(Datagram<'a>),
     /// A UDP send could not be made.
     UdpFailed {
+        /// From which socket.
+        socket: UdpId,
         /// To whom.
         to: SocketAddr,
         /// Why (a raw OS error).
@@ -177,8 +199,15 @@ pub trait Ring {
     /// Queues a UDP send.
     ///
     /// # Errors
-    /// [`Full`] hands nothing over.
-    fn udp_send(&mut self, send: UdpSend) -> Result<(), Full>;
+    /// [`Full`] and the send, whole, for the next try.
+    fn udp_send(&mut self, send: UdpSend) -> Result<(), (Full, UdpSend)>;
+
+    /// Stops receiving on a socket and closes it; sends already queued go out.
+    fn udp_close(&mut self, socket: UdpId);
+
+    /// The largest IP packet (headers included, bytes) that goes to `peer` in
+    /// one piece, from the route (cached); 1500 where there is no answer.
+    fn path_mtu(&mut self, peer: IpAddr) -> u32;
 
     /// Takes over a listening TCP socket and accepts on it from now on.
     ///
@@ -195,23 +224,39 @@ pub trait Ring {
     /// Sends head and body, corked together. One send at a time per connection.
     fn conn_send(&mut self, send: ConnSend);
 
-    /// Closes; a pending receive or send is given up. Ends in [`Completion::Closed`].
+    /// Closes; a pending receive or send is given up without a completion of
+    /// its own. Ends in [`Completion::Closed`]. Harmless on an id that is gone.
     fn conn_close(&mut self, conn: ConnId, how: Close);
 
     /// Makes this ring's [`Waker`] wake it.
     fn waker(&self) -> Waker;
 
     /// Submits what is queued, waits until something happened or `deadline`
-    /// came (for ever without one), and hands every completion to `sink`.
+    /// came (for ever without one), and hands every completion to `sink`, with
+    /// the time at which the wait ended. May return earlier, with nothing.
     ///
     /// # Errors
     /// Only where the ring itself is broken; the worker ends then.
-    fn wait(&mut self, deadline: Option<Instant>, sink: &mut dyn FnMut(Completion<'_>)) -> io::Result<()>;
+    fn wait(&mut self, deadline: Option<Instant>, sink: &mut dyn FnMut(Instant, Completion<'_>)) -> io::Result<()>;
 
     /// The present time on the clock that `deadline` is read on (CLOCK_MONOTONIC).
     fn now(&self) -> Instant;
 }
 
 /// Wakes a ring out of its wait, from any thread.
-#[derive(Clone)]
-pub struct Waker(pub Arc<OwnedFd>);
+#[derive(Clone, Debug)]
+pub struct Waker(pub(crate) Arc<OwnedFd>);
+
+impl Waker {
+    /// The ring hands out a [`Completion::Woken`] soon; several calls may become one.
+    pub fn wake(&self) {
+        // An eventfd only refuses when its counter is full: then a wake-up is on its way already.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// CLOCK_MONOTONIC.
+fn monotonic_now() -> Instant {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Instant((t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64))
+}

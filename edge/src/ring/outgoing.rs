@@ -1,0 +1,113 @@
+//! A TCP answer on its way: head, then a range of an image.
+//!
+//! Both drivers push with plain nonblocking calls where the kernel copies
+//! anyway; the uring driver has further ways of its own.
+
+use super::{ConnSend, sys};
+use crate::catalog::Image;
+use crate::limits::BODY_COPY_MAX;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::Arc;
+
+/// What is left of one `conn_send`.
+pub struct Outgoing {
+    head: Vec<u8>,
+    head_sent: usize,
+    body: Option<Arc<Image>>,
+    range: Range<u64>,
+    /// Bytes that went out, head and body together.
+    pub sent: u64,
+}
+
+/// How far one push came.
+pub enum Push {
+    /// Everything went.
+    Done,
+    /// The socket takes no more for now.
+    Blocked,
+    /// It never will.
+    Failed(io::Error),
+}
+
+impl Outgoing {
+    /// # Errors
+    /// The range is not inside the image: our fault, and the caller's to say.
+    pub fn new(send: ConnSend) -> io::Result<Self> {
+        let (body, range) = match send.body {
+            Some(body) => (Some(body.image), body.range),
+            None => (None, 0..0),
+        };
+        let length = body.as_ref().map_or(0, |image| image.bytes().len() as u64);
+        if range.start > range.end || range.end > length {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "byte range outside the image"));
+        }
+        Ok(Self { head: send.head, head_sent: 0, body, range, sent: 0 })
+    }
+
+    /// What is left of the head.
+    pub fn head(&self) -> &[u8] {
+        self.head.get(self.head_sent..).unwrap_or(&[])
+    }
+
+    /// What is left of the body.
+    pub fn body(&self) -> &[u8] {
+        let image = self.body.as_ref().map_or(&[][..], |image| image.bytes());
+        image.get(self.range.start as usize..self.range.end as usize).unwrap_or(&[])
+    }
+
+    /// The image that the body is part of.
+    pub fn image(&self) -> Option<&Arc<Image>> {
+        self.body.as_ref()
+    }
+
+    /// Bytes left in all.
+    pub fn left(&self) -> u64 {
+        self.head().len() as u64 + (self.range.end - self.range.start)
+    }
+
+    /// The body is so short, or so stored, that copying it is the best way.
+    pub fn better_copied(&self) -> bool {
+        self.range.end - self.range.start <= BODY_COPY_MAX || self.file().is_none()
+    }
+
+    /// `n` more bytes went out.
+    pub fn advance(&mut self, n: u64) {
+        let of_head = n.min(self.head().len() as u64);
+        self.head_sent += of_head as usize;
+        self.range.start = (self.range.start + (n - of_head)).min(self.range.end);
+        self.sent += n;
+    }
+
+    /// Sends what the socket takes: the head corked with what follows it, the
+    /// body by `sendfile` where there is enough of it. Each round moves bytes or is the last.
+    pub fn push(&mut self, socket: RawFd) -> Push {
+        while self.left() > 0 {
+            match self.step(socket) {
+                Ok(0) => return Push::Failed(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Push::Blocked,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Push::Failed(e),
+            }
+        }
+        Push::Done
+    }
+
+    fn step(&self, socket: RawFd) -> io::Result<u64> {
+        if self.better_copied() {
+            return sys::send_two(socket, self.head(), self.body(), libc::MSG_DONTWAIT).map(|n| n as u64);
+        }
+        match self.file() {
+            Some(file) if self.head().is_empty() => {
+                sys::sendfile(socket, file, self.range.start, self.range.end - self.range.start)
+            }
+            _ => sys::send_two(socket, self.head(), &[], libc::MSG_DONTWAIT | libc::MSG_MORE).map(|n| n as u64),
+        }
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.body.as_ref().and_then(|image| image.fd())
+    }
+}

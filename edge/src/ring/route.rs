@@ -1,0 +1,140 @@
+//! What is known of the way to a peer: how large a packet may be, and whether
+//! the kernel copies what it sends there.
+//!
+//! Asked of the kernel once a peer and remembered for a while, so that a
+//! window costs a table look-up and no system call.
+
+use super::sys;
+use crate::limits::{ROUTE_AGE_MS, ROUTES};
+use protocol::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::AsFd;
+
+/// Where there is no answer: Ethernet.
+const MTU_UNKNOWN: u32 = 1500;
+
+/// The way to one peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The largest IP packet that goes there in one piece, bytes.
+    pub mtu: u32,
+    /// The kernel copies zero-copy pages on this way (loopback, veth, tap), so they gain nothing.
+    pub copies: bool,
+    /// UDP GSO works; false once the kernel has refused it.
+    pub gso: bool,
+}
+
+/// What is known of all peers.
+#[derive(Default)]
+pub struct Routes {
+    known: HashMap<IpAddr, (Route, Instant)>,
+    /// Our addresses, and whether their interface copies.
+    ours: Vec<(IpAddr, bool)>,
+    ours_until: Instant,
+}
+
+impl Routes {
+    /// The way to `peer`.
+    pub fn to(&mut self, peer: IpAddr, now: Instant) -> Route {
+        if let Some((route, until)) = self.known.get(&peer)
+            && *until > now
+        {
+            return *route;
+        }
+        let gso = self.known.get(&peer).is_none_or(|(old, _)| old.gso);
+        let route = Route { gso, ..self.ask(peer, now) };
+        if self.known.len() >= ROUTES {
+            self.known.clear();
+        }
+        self.known.insert(peer, (route, now + Duration::from_millis(ROUTE_AGE_MS)));
+        route
+    }
+
+    /// The kernel has refused GSO on the way to `peer`.
+    pub fn without_gso(&mut self, peer: IpAddr, now: Instant) {
+        self.to(peer, now);
+        if let Some((route, _)) = self.known.get_mut(&peer) {
+            route.gso = false;
+        }
+    }
+
+    /// The kernel has copied pages that were sent to `peer` without a copy.
+    pub fn copied(&mut self, peer: IpAddr) {
+        if let Some((route, _)) = self.known.get_mut(&peer) {
+            route.copies = true;
+        }
+    }
+
+    fn ask(&mut self, peer: IpAddr, now: Instant) -> Route {
+        let (mtu, local) = mtu_and_source(peer).unwrap_or((MTU_UNKNOWN, None));
+        Route { mtu, copies: peer.is_loopback() || local.is_none_or(|l| l == peer || self.copying(l, now)), gso: true }
+    }
+
+    /// Whether the interface with our address `local` copies.
+    fn copying(&mut self, local: IpAddr, now: Instant) -> bool {
+        if now >= self.ours_until {
+            self.ours_until = now + Duration::from_millis(ROUTE_AGE_MS);
+            self.ours = copying_interfaces();
+        }
+        self.ours.iter().any(|&(ip, copies)| ip == local && copies)
+    }
+}
+
+/// IP_MTU and our address of a socket connected to `peer`; nothing is sent.
+fn mtu_and_source(peer: IpAddr) -> Option<(u32, Option<IpAddr>)> {
+    /// Where nothing is sent, any port will do (discard).
+    const PORT: u16 = 9;
+    let (any, level, name) = match peer {
+        IpAddr::V4(_) => (IpAddr::from(Ipv4Addr::UNSPECIFIED), libc::IPPROTO_IP, libc::IP_MTU),
+        IpAddr::V6(_) => (IpAddr::from(Ipv6Addr::UNSPECIFIED), libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((peer, PORT)).ok()?;
+    let mtu = sys::get_option(socket.as_fd(), level, name).ok()?;
+    Some((u32::try_from(mtu).ok()?, socket.local_addr().ok().map(|a| a.ip())))
+}
+
+/// Our addresses, each with whether its interface hands pages to a reader on this host.
+fn copying_interfaces() -> Vec<(IpAddr, bool)> {
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else { return Vec::new() };
+    sys::interface_addresses()
+        .into_iter()
+        .map(|(interface, ip)| {
+            let driver = sys::interface_driver(socket.as_fd(), &interface);
+            (ip, ip.is_loopback() || matches!(driver.as_deref(), Some("veth" | "tun")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_copies_and_has_its_mtu() {
+        let mut routes = Routes::default();
+        let route = routes.to("127.0.0.1".parse().unwrap(), Instant::ZERO);
+        assert!(route.copies && route.gso, "{route:?}");
+        assert!(route.mtu >= 16384, "{route:?}");
+    }
+
+    #[test]
+    fn a_refusal_of_gso_is_remembered_beyond_the_age_of_the_entry() {
+        let mut routes = Routes::default();
+        let peer = "127.0.0.9".parse().unwrap();
+        routes.without_gso(peer, Instant::ZERO);
+        assert!(!routes.to(peer, Instant::from_millis(ROUTE_AGE_MS * 3)).gso);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut routes = Routes::default();
+        for i in 0..ROUTES as u32 + 10 {
+            let ip = IpAddr::from(Ipv4Addr::from(0x7f00_0001 + i));
+            routes.known.insert(ip, (Route { mtu: 1500, copies: true, gso: true }, Instant::ZERO));
+        }
+        routes.to("127.0.0.1".parse().unwrap(), Instant::from_millis(1));
+        assert!(routes.known.len() <= ROUTES);
+    }
+}
