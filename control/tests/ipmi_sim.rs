@@ -45,7 +45,12 @@ impl Simulator {
         .unwrap();
         std::fs::write(
             path("sim.emu"),
-            "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n",
+            "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\n\
+             sensor_add 0x20 0 0x30 0x01 0x01\nsensor_set_event_support 0x20 0 0x30 enable scanning per-state 000000000000000 000000000000000 000000000000000 000000000000000\n\
+             sensor_set_value 0x20 0 0x30 35 0\n\
+             main_sdr_add 0x20 0x00 0x00 0x51 0x01 0x30 0x20 0x00 0x30 0x07 0x01 0x7f 0x68 0x01 0x01 0x80 0x0a 0x80 0x0a 0x3f 0x3f \
+             0x00 0x01 0x00 0x00 0x01 0x00 0x00 0x00 0x00 0x00 0x00 0x14 0x28 0x0a 0xff 0x00 0x50 0x46 0x3c 0x00 0x00 0x00 0x02 0x02 \
+             0x00 0x00 0x00 0xc5 0x49 0x6e 0x6c 0x65 0x74\nmc_enable 0x20\n",
         )
         .unwrap();
         let child = Command::new("ipmi_sim")
@@ -114,6 +119,31 @@ async fn power_and_boot_device_against_an_independent_bmc() {
     assert_eq!(bmc.file("resets"), "x");
     assert!(!client.power(Power::Off).await.unwrap().on);
     assert_eq!(bmc.file("power"), "0");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn event_log_and_sensors_are_read() {
+    let bmc = Simulator::start().await;
+    let mut client =
+        Client::open(bmc.address, Config { privilege: Privilege::Administrator, ..admin() }).await.unwrap();
+    // An entry written by hand (Add SEL Entry): sensor 0x30 of type temperature, upper critical going high.
+    let entry = vec![0, 0, 2, 0, 0, 0, 0, 0x20, 0, 4, 1, 0x30, 1, 0x59, 0, 0];
+    client.raw(0x0a, 0x44, entry).await.unwrap();
+    let events = client.sel().await.unwrap();
+    let last = events.last().expect("the entry is there");
+    assert!(last.what.contains("sensor 0x30 (type 0x01)"), "{last:?}");
+    assert_eq!(usize::from(client.sel_info().await.unwrap().entries), events.len());
+    client.sel_clear().await.unwrap();
+    assert!(client.sel().await.unwrap().is_empty());
+
+    let sensors = client.sensors().await.unwrap();
+    let temperature = sensors.iter().find(|s| s.name == "Inlet").expect("the sensor of sim.emu");
+    assert_eq!(
+        (temperature.value.as_deref(), temperature.state.as_str()),
+        (Some("35.00 \u{b0}C"), "ok"),
+        "{sensors:?}"
+    );
     client.close().await;
 }
 

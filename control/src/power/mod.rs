@@ -5,9 +5,11 @@
 
 mod commands;
 mod ipmi;
+mod records;
 
 pub use commands::{BootDevice, BootFlags, ChassisStatus, Power};
 pub use ipmi::{Client, OPERATION_LIMIT};
+pub use records::{Event, Sensor};
 
 use commands::{GetBootFlags, GetChassisStatus, SetBootOption};
 use ipmi_rs_core::app::GetDeviceId;
