@@ -27,7 +27,7 @@ pub use framed::Framed;
 pub use image::{Image, LoadError};
 pub use path::{Asked, BadPath, resolve};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A name's meaning.
@@ -56,12 +56,19 @@ pub struct Catalog {
     pub generation: u64,
     /// Name to bytes.
     pub names: HashMap<Box<str>, Named>,
+    /// Names of the manifest whose object could not be loaded, nor an older one be kept.
+    pub refused: HashSet<Box<str>>,
 }
 
 impl Catalog {
     /// What a name means.
     pub fn get(&self, name: &str) -> Option<&Named> {
         self.names.get(name)
+    }
+
+    /// Whether the manifest has this name, but its object could not be loaded.
+    pub fn refused(&self, name: &str) -> bool {
+        self.refused.contains(name)
     }
 
     /// Whether any manifest has been loaded.
