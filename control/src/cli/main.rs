@@ -1,2 +1,151 @@
-//! placeholder
-fn main() {}
+//! `stoker`: the command of people who boot machines.
+#![forbid(unsafe_code)]
+
+mod api;
+mod boots;
+mod doctor;
+mod inventory;
+mod state;
+mod table;
+mod tftp;
+mod time;
+mod up;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, or all is well
+  1    it did not succeed (`doctor`: something deserves a look)
+  2    wrong use or configuration (`doctor`: something stands in the way of booting)
+  3    no running stoker-control was reached
+
+Try it without any hardware:  stoker up --virtual-rack
+On a real network:            stoker up --interface eth1
+Then, in another terminal:    stoker boots --watch";
+
+/// Takes bare-metal servers from powered off to running, and shows how.
+#[derive(Parser)]
+#[command(name = "stoker", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run edge and control on this machine and show machines as they boot
+    Up(up::Up),
+    /// List the present boot of each machine
+    Boots(boots::Boots),
+    /// Tell the story of one machine's boots
+    #[command(subcommand)]
+    Boot(boots::BootCommand),
+    /// List the machines that have reported, with their hardware
+    Machines(inventory::Machines),
+    /// List what machines can be booted into, and whether it is ready
+    Environments(inventory::Environments),
+    /// Show how edge and control are
+    Status(inventory::StatusArgs),
+    /// TFTP by hand: what a troubleshooter does first
+    #[command(subcommand)]
+    Tftp(tftp::TftpCommand),
+    /// Check this host: ports, network, limits, io_uring, other DHCP servers, boot files
+    Doctor(doctor::Doctor),
+}
+
+/// Where a running stoker is found.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Reach {
+    /// State directory of the stoker to talk to [default: that of the running `stoker up`, else /var/lib/stoker]
+    #[arg(long, value_name = "DIR", env = "STOKER_STATE")]
+    pub state: Option<PathBuf>,
+}
+
+/// How a command failed; becomes the exit code.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Exit code 2.
+    Usage(String),
+    /// Exit code 3.
+    Unreachable(String),
+}
+
+impl Failure {
+    /// From any error that ends a command.
+    pub fn from_error(e: impl std::fmt::Display) -> Self {
+        Self::Failed(format!("{e:#}"))
+    }
+
+    fn parts(&self) -> (u8, &str) {
+        match self {
+            Self::Failed(why) => (1, why),
+            Self::Usage(why) => (2, why),
+            Self::Unreachable(why) => (3, why),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // One thread for everything: the kernel ends our children when the thread
+    // that started them ends, so that must be the one that lives longest.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return report(&Failure::Failed(format!("cannot start: {e}"))),
+    };
+    let cli = Cli::parse();
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(failure) => report(&failure),
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up(up) => up.run().await,
+        Command::Boots(boots) => boots.run().await,
+        Command::Boot(boot) => boot.run().await,
+        Command::Machines(machines) => machines.run().await,
+        Command::Environments(environments) => environments.run().await,
+        Command::Status(status) => status.run().await,
+        Command::Tftp(tftp) => tftp.run(),
+        Command::Doctor(doctor) => doctor.run().await,
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    let (code, why) = failure.parts();
+    eprintln!("stoker: {why}");
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.has_subcommands() {
+                    check(sub, &path);
+                } else {
+                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains(path.trim_start()), "`{path}` shows no example of itself");
+                }
+            }
+        }
+        check(&Cli::command(), "stoker");
+    }
+}

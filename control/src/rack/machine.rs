@@ -285,6 +285,15 @@ impl Machine {
         }
     }
 
+    /// Removes disks and variables; the machine must be off.
+    pub fn remove_disks(self) {
+        for i in 0..self.spec.disks.len() {
+            let _ = std::fs::remove_file(self.dir.join(format!("disk{i}.raw")));
+        }
+        let _ = std::fs::remove_file(self.dir.join("vars.fd"));
+        let _ = std::fs::remove_file(self.dir.join("qmp"));
+    }
+
     /// The file that its serial console is written to.
     pub fn console(&self) -> PathBuf {
         self.dir.join("console.log")

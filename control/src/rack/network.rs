@@ -177,7 +177,8 @@ impl Drop for Network {
     }
 }
 
-fn in_namespace(name: &str, program: impl AsRef<std::ffi::OsStr>, signal: &str) -> Command {
+/// A command that runs inside a namespace and is ended with `signal` when its starter's thread ends.
+pub fn in_namespace(name: &str, program: impl AsRef<std::ffi::OsStr>, signal: &str) -> Command {
     // `ip` and `setpriv` both become the program: its pid is the one we started.
     let mut command = process::dies_with_us("ip", signal);
     command.args(["netns", "exec", name]).arg(program);
