@@ -10,9 +10,14 @@
 #![deny(unsafe_code)]
 
 pub mod catalog;
+pub mod config;
 pub mod events;
+pub mod feed;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+pub mod privileges;
 pub mod ring;
+pub mod tftp;
+pub mod tftp;
 pub mod worker;

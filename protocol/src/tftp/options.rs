@@ -39,6 +39,12 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// What the RFCs allow, and no block number that could be ambiguous.
+    pub const WIDEST: Self =
+        Self { max_blksize: *BLKSIZE.end(), max_windowsize: MAX_WINDOWSIZE, max_window_bytes: u32::MAX };
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self { max_blksize: 1468, max_windowsize: 64, max_window_bytes: 256 * 1024 }
@@ -79,6 +85,19 @@ impl Agreed {
     /// No option was agreed on: the transfer begins with DATA 1, without OACK.
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The same, lowered to the server's limits. What was not agreed on stays so.
+    #[must_use]
+    pub fn within(mut self, policy: &Policy) -> Self {
+        if let Some(blksize) = &mut self.blksize {
+            *blksize = policy.max_blksize.max(*BLKSIZE.start()).min(*blksize);
+        }
+        let fits = u16::try_from(policy.max_window_bytes / u32::from(self.blksize())).unwrap_or(u16::MAX);
+        if let Some(window) = &mut self.windowsize {
+            *window = policy.max_windowsize.min(fits).clamp(1, MAX_WINDOWSIZE).min(*window);
+        }
+        self
     }
 
     /// The OACK that says so.
@@ -149,25 +168,14 @@ pub fn negotiate(options: Options<'_>, mode: Mode, size: u64, policy: &Policy) -
         }
         let Some(value) = decimal(value) else { continue };
         match known {
-            Known::Blksize => {
-                let asked = u16::try_from(value).ok().filter(|v| BLKSIZE.contains(v));
-                agreed.blksize = asked.map(|v| v.min(policy.max_blksize.max(*BLKSIZE.start())));
-            }
-            Known::Windowsize => {
-                let asked = u16::try_from(value).ok().filter(|&v| v >= 1);
-                agreed.windowsize = asked.map(|v| v.min(policy.max_windowsize.clamp(1, MAX_WINDOWSIZE)));
-            }
+            Known::Blksize => agreed.blksize = u16::try_from(value).ok().filter(|v| BLKSIZE.contains(v)),
+            Known::Windowsize => agreed.windowsize = u16::try_from(value).ok().filter(|&v| v >= 1),
             Known::Timeout => agreed.timeout = u8::try_from(value).ok().filter(|&v| v >= 1),
             // A translated text has another length than its file (RFC 2349 leaves that open).
             Known::Tsize => agreed.tsize = (mode == Mode::Octet).then_some(size),
         }
     }
-    if let Some(window) = &mut agreed.windowsize {
-        let blksize = u32::from(agreed.blksize.unwrap_or(DEFAULT_BLKSIZE));
-        let fits = u16::try_from(policy.max_window_bytes / blksize).unwrap_or(u16::MAX).max(1);
-        *window = fits.min(*window);
-    }
-    agreed
+    agreed.within(policy)
 }
 
 #[derive(Clone, Copy)]

@@ -230,6 +230,16 @@ impl Transfer {
         }
     }
 
+    /// Whether [`Transfer::poll_output`] has something to say. Until it has been
+    /// asked, [`Transfer::deadline`] may lie in the past.
+    pub fn has_output(&self) -> bool {
+        match self.phase {
+            Phase::Sending => self.may_send(),
+            Phase::Offer | Phase::Failing(..) | Phase::Ending(_) => true,
+            Phase::Offered | Phase::Over => false,
+        }
+    }
+
     /// When to call [`Transfer::handle`] with [`Input::Timer`] at the latest;
     /// `None` once the transfer is over.
     pub fn deadline(&self) -> Option<Instant> {
@@ -405,10 +415,6 @@ impl Transfer {
 
     fn may_send(&self) -> bool {
         self.next <= self.window_end && self.pause_until.is_none()
-    }
-
-    fn has_output(&self) -> bool {
-        self.phase == Phase::Offer || self.phase == Phase::Sending && self.may_send()
     }
 
     fn send_again(&mut self) {
