@@ -21,3 +21,22 @@ fn bundle() -> Option<std::path::PathBuf> {
     let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bundle");
     std::env::var_os("STOKER_BUNDLE").map(Into::into).or(Some(built)).filter(|b: &std::path::PathBuf| b.is_dir())
 }
+
+/// How machines run on this host; tells the log where that is the slow way.
+fn accel(images: &control::rack::Images) -> control::rack::Accel {
+    let verdict = control::rack::accel::decide(images);
+    if verdict.accel == control::rack::Accel::Tcg {
+        slower(&format!("real firmware ran under {verdict}"));
+    }
+    verdict.accel
+}
+
+/// Appends a line to the list that `STOKER_SLOWER_WAY` names: what this run could not do the fast way.
+fn slower(what: &str) {
+    use std::io::Write as _;
+    if let Some(path) = std::env::var_os("STOKER_SLOWER_WAY") {
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        let written = file.and_then(|mut file| writeln!(file, "{what}"));
+        assert!(written.is_ok(), "the list of slower ways cannot be written: {written:?}");
+    }
+}

@@ -1,0 +1,57 @@
+# The two commands are `make up` (see it work) and `make test` (prove that it works).
+
+CARGO  ?= cargo
+# Where everything goes: nothing appears outside of this folder.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+BUNDLE ?= $(TARGET)/bundle
+STATE  ?= $(TARGET)/stoker
+# What `make up` does; `make up ARGS="--interface eth1"` boots real machines.
+ARGS   ?= --virtual-rack
+
+# Namespaces and the ports 67 and 69 need root; building does not.
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+export CARGO_TARGET_DIR := $(TARGET)
+export STOKER_CACHE ?= $(TARGET)/bundle-cache
+
+.DEFAULT_GOAL := help
+.PHONY: help up build bundle doctor test rust
+
+help:
+	@echo 'make up                                a virtual rack: three machines with real firmware boot before your eyes'
+	@echo 'make up ARGS="--virtual-rack 1"        another number, or a list such as uefi,uefi-http,bios'
+	@echo 'make up ARGS="--interface eth1"        real machines, beside the DHCP server of that network'
+	@echo 'make doctor ARGS="--interface eth1"    what on this host or network would stop a boot'
+	@echo 'make test                              everything: rules, real clients, real firmware (about 15 minutes on two cores)'
+	@echo 'make build                             stoker, stoker-edge, stoker-control, stoker-bundle into $(TARGET)/release'
+	@echo 'make bundle                            what machines download, into $(BUNDLE)'
+
+up: bundle
+	@$(SUDO) $(TARGET)/release/stoker up --state $(STATE) --bundle $(BUNDLE) $(ARGS)
+
+doctor: build
+	@$(SUDO) env STOKER_STATE=$(STATE) $(TARGET)/release/stoker doctor $(filter-out --virtual-rack,$(ARGS))
+
+build: rust
+	@assets/install-dependencies up
+	$(CARGO) build --release -p stoker-edge -p stoker-control -p stoker-assets --bins
+
+# The tool leaves alone what is there and whole.
+bundle: build
+	$(TARGET)/release/stoker-bundle build --out $(BUNDLE)
+
+# Test programs open namespaces and low ports.
+TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+ifneq ($(SUDO),)
+export CARGO_TARGET_$(TRIPLE)_RUNNER = sudo -E
+endif
+test: export STOKER_BUNDLE = $(BUNDLE)
+test: rust
+	@assets/install-dependencies test
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) build --workspace --bins
+	$(TARGET)/debug/stoker-bundle build --out $(BUNDLE)
+	$(CARGO) test --workspace --no-fail-fast
+
+rust:
+	@command -v $(CARGO) > /dev/null || { echo 'Rust is missing: install it from https://rustup.rs (the toolchain named in rust-toolchain.toml comes by itself)'; exit 1; }
