@@ -25,6 +25,10 @@ impl Usage {
         self.user + self.system
     }
 
+    fn plus(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
+    }
+
     /// What was used since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self { user: self.user.saturating_sub(earlier.user), system: self.system.saturating_sub(earlier.system) }
@@ -37,12 +41,34 @@ impl Usage {
 /// # Errors
 /// When `/proc` cannot be read or `root` is gone.
 pub fn of_tree(root: u32) -> io::Result<Usage> {
-    let mut sum = Usage::default();
-    for stat in tree(root)? {
-        sum.user += TICK * stat.user_ticks;
-        sum.system += TICK * stat.system_ticks;
+    Ok(tree(root)?.iter().fold(Usage::default(), |sum, stat| sum.plus(stat.usage())))
+}
+
+/// Watches a server whose children's times are lost: tftpd-hpa ignores SIGCHLD,
+/// so that the kernel adds them to nobody (`times(2)`). What a child did after it
+/// was last seen is missing: the sum is a lower bound.
+#[derive(Debug, Default)]
+pub struct Watched {
+    seen: HashMap<u32, Usage>,
+}
+
+impl Watched {
+    /// How often to look.
+    pub const INTERVAL: Duration = Duration::from_millis(20);
+
+    /// Notes what each process of the tree has used so far.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read or `root` is gone.
+    pub fn look(&mut self, root: u32) -> io::Result<()> {
+        self.seen.extend(tree(root)?.iter().map(|stat| (stat.pid, stat.usage())));
+        Ok(())
     }
-    Ok(sum)
+
+    /// The sum over all that were ever seen.
+    pub fn total(&self) -> Usage {
+        self.seen.values().fold(Usage::default(), |sum, usage| sum.plus(*usage))
+    }
 }
 
 /// The largest resident set that the living processes of the tree have had, bytes, summed.
@@ -101,6 +127,10 @@ struct Stat {
 }
 
 impl Stat {
+    fn usage(&self) -> Usage {
+        Usage { user: TICK * self.user_ticks, system: TICK * self.system_ticks }
+    }
+
     /// proc_pid_stat(5). The name in parentheses may itself hold spaces and parentheses.
     fn parse(text: &str) -> Option<Self> {
         let (pid, rest) = text.split_once(' ')?;

@@ -1,7 +1,7 @@
 //! Servers in turn: each round starts every server, loads it, and ends it, so
 //! that what the machine does meanwhile meets them all alike.
 
-use crate::cpu::{self, Usage};
+use crate::cpu::{self, Usage, Watched};
 use crate::engine::{self, Schedule};
 use crate::http::Http;
 use crate::image::Image;
@@ -11,6 +11,7 @@ use crate::tally::Tally;
 use crate::tftp::Tftp;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A server must answer within so many tries, each as patient as the next line says.
@@ -131,16 +132,31 @@ pub fn target(job: &Job, address: SocketAddr, file: &str) -> Result<Run> {
 fn measured(job: &Job, server: Peer, round: u32, started: &mut Started) -> Result<Run> {
     let pid = started.server.pid();
     let before = cpu::of_tree(pid)?;
-    let (tally, client) = load(job, started.address, &started.file)?;
-    std::thread::sleep(SETTLE);
+    let done = AtomicBool::new(false);
+    let (loaded, caught) = std::thread::scope(|scope| {
+        let watcher = server.loses_children().then(|| scope.spawn(|| watch(pid, &done)));
+        let loaded = load(job, started.address, &started.file);
+        std::thread::sleep(SETTLE);
+        done.store(true, Ordering::Relaxed);
+        (loaded, watcher.and_then(|w| w.join().ok()))
+    });
+    let (tally, client) = loaded?;
     if let Some(end) = started.server.ended() {
         // A server that died under load has failed; its cost died with it.
         eprintln!("{server} ended under load: {end}");
         return Ok(Run { server: server.to_string(), round, tally, usage: None, memory: None, client });
     }
-    let usage = cpu::of_tree(pid)?.since(before);
+    let usage = caught.map_or_else(|| cpu::of_tree(pid), Ok)?.since(before);
     let memory = cpu::peak_memory_of_tree(pid)?;
     Ok(Run { server: server.to_string(), round, tally, usage: Some(usage), memory: Some(memory), client })
+}
+
+fn watch(pid: u32, done: &AtomicBool) -> Usage {
+    let mut watched = Watched::default();
+    while !done.load(Ordering::Relaxed) && watched.look(pid).is_ok() {
+        std::thread::sleep(Watched::INTERVAL);
+    }
+    watched.total()
 }
 
 /// One transfer that goes well, which also warms the server's caches.

@@ -69,6 +69,11 @@ impl Peer {
         }
     }
 
+    /// Whether its children's CPU time must be caught while they live.
+    pub const fn loses_children(self) -> bool {
+        matches!(self, Self::TftpdHpa)
+    }
+
     const fn program(self) -> &'static str {
         match self {
             Self::EdgeUring | Self::EdgeEpoll => "stoker-edge",
@@ -205,7 +210,7 @@ fn edge(
     let (tftp, http) = (free_udp_port()?, free_tcp_port()?);
     let driver = if peer == Peer::EdgeUring { "uring" } else { "epoll" };
     let mut run = command(program);
-    run.arg("--state").arg(&state).args(["--driver", driver, "--workers", "1"]);
+    run.arg("--state").arg(&state).args(["--driver", driver, "--workers", "1", "--metrics", "off"]);
     run.arg("--tftp").arg(tftp.to_string()).arg("--http").arg(http.to_string());
     Ok((if language == Language::Tftp { tftp } else { http }, run))
 }
