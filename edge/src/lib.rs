@@ -19,5 +19,4 @@ pub mod metrics;
 pub mod privileges;
 pub mod ring;
 pub mod tftp;
-pub mod tftp;
 pub mod worker;

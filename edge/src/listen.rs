@@ -226,6 +226,11 @@ pub enum Kind {
 }
 
 impl ListenError {
+    /// `what` that is opened elsewhere than here.
+    pub(crate) fn of(what: &'static str, at: SocketAddr, error: io::Error) -> Self {
+        Self::new(what, at, &Plan::default(), error)
+    }
+
     fn new(what: &'static str, at: SocketAddr, plan: &Plan, error: io::Error) -> Self {
         let kind = match error.raw_os_error() {
             Some(libc::EADDRINUSE) => Kind::InUse,
@@ -244,8 +249,11 @@ impl fmt::Display for ListenError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, at, error, .. } = self;
         let port = at.port();
-        let flag = if *what == "UDP" { "--tftp" } else { "--http" };
-        let ss = if *what == "UDP" { "ss -lunp" } else { "ss -ltnp" };
+        let (flag, ss) = match *what {
+            "UDP" => ("--tftp", "ss -lunp"),
+            "TCP" => ("--http", "ss -ltnp"),
+            _ => ("--metrics", "ss -ltnp"),
+        };
         let interface = self.interface.as_deref().unwrap_or("");
         match self.kind {
             Kind::InUse => write!(

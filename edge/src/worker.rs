@@ -10,7 +10,8 @@
 
 use crate::catalog::Catalog;
 use crate::listen::WorkerSockets;
-use crate::ring::{Completion, ConnId, Datagram, ListenerId, Ring, UdpId, Waker};
+use crate::metrics::WorkerMetrics;
+use crate::ring::{Completion, ConnId, Counts, Datagram, ListenerId, Ring, UdpId, Waker};
 use protocol::time::Instant;
 use std::io;
 use std::net::SocketAddr;
@@ -140,6 +141,7 @@ pub struct Worker<R, T, H> {
     tftp: T,
     http: H,
     mailbox: Arc<Mailbox>,
+    metrics: Arc<WorkerMetrics>,
     /// Closed when draining begins.
     requests: Vec<UdpId>,
     listeners: Vec<ListenerId>,
@@ -151,7 +153,14 @@ impl<R: Ring, T: UdpService, H: TcpService> Worker<R, T, H> {
     ///
     /// # Errors
     /// The ring refuses a socket.
-    pub fn new(mut ring: R, mut tftp: T, http: H, mailbox: Arc<Mailbox>, sockets: WorkerSockets) -> io::Result<Self> {
+    pub fn new(
+        mut ring: R,
+        mut tftp: T,
+        http: H,
+        mailbox: Arc<Mailbox>,
+        metrics: Arc<WorkerMetrics>,
+        sockets: WorkerSockets,
+    ) -> io::Result<Self> {
         let mut requests = Vec::new();
         for udp in sockets.udp {
             let id = ring.udp_add(udp.socket)?;
@@ -166,7 +175,7 @@ impl<R: Ring, T: UdpService, H: TcpService> Worker<R, T, H> {
         }
         // Orders given from here on wake the ring; those given before are read in the first turn.
         let _ = mailbox.waker.set(ring.waker());
-        let mut worker = Self { ring, tftp, http, mailbox, requests, listeners, draining: false };
+        let mut worker = Self { ring, tftp, http, mailbox, metrics, requests, listeners, draining: false };
         worker.orders();
         Ok(worker)
     }
@@ -215,7 +224,17 @@ impl<R: Ring, T: UdpService, H: TcpService> Worker<R, T, H> {
         self.tftp.flush(&mut self.ring, now);
         self.http.tick(now);
         self.http.flush(&mut self.ring, now);
+        self.count();
         Ok(true)
+    }
+
+    fn count(&mut self) {
+        let counts = self.ring.counts();
+        if counts != Counts::default() {
+            self.metrics.buffers_exhausted.add(counts.buffers_exhausted);
+            self.metrics.zc_copied.add(counts.zc_copied);
+            self.metrics.zc_uncopied.add(counts.zc_uncopied);
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {

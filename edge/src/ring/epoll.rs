@@ -9,7 +9,7 @@ use super::route::Routes;
 use super::slots::Slots;
 use super::sys::{self, ADDRESS_LEN, Address};
 use super::train::Trains;
-use super::{Close, Completion, ConnId, ConnSend, Datagram, Full, ListenerId, Ring, UdpId, UdpSend, Waker};
+use super::{Close, Completion, ConnId, ConnSend, Counts, Datagram, Full, ListenerId, Ring, UdpId, UdpSend, Waker};
 use crate::limits::{
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CONNS, CONNS_RESERVE, LINGER_BYTES, LINGER_MS, LISTENERS, TCP_BUFFER_SIZE,
     UDP_BATCH, UDP_PAYLOAD_MAX, UDP_ROUNDS, UDP_SOCKETS,
@@ -289,6 +289,10 @@ impl Ring for Epoll {
         self.turns(sink);
         self.report(sink);
         Ok(())
+    }
+
+    fn counts(&mut self) -> Counts {
+        Counts::default()
     }
 
     fn now(&self) -> Instant {

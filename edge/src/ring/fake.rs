@@ -2,7 +2,7 @@
 //! recorded, what they are to receive is put in, and time stands still until
 //! it is moved.
 
-use super::{Close, Completion, ConnId, ConnSend, Datagram, Full, ListenerId, Ring, UdpId, UdpSend, Waker};
+use super::{Close, Completion, ConnId, ConnSend, Counts, Datagram, Full, ListenerId, Ring, UdpId, UdpSend, Waker};
 use protocol::time::Instant;
 use std::collections::VecDeque;
 use std::io;
@@ -161,6 +161,10 @@ impl Ring for Fake {
             }
         }
         Ok(())
+    }
+
+    fn counts(&mut self) -> Counts {
+        Counts::default()
     }
 
     fn now(&self) -> Instant {

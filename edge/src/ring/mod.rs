@@ -173,6 +173,17 @@ pub enum Completion<'a> {
     Woken,
 }
 
+/// What a ring counts, for the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// The kernel found no free receive buffer, and reception had to be armed again.
+    pub buffers_exhausted: u64,
+    /// Zero-copy sends that the kernel copied after all.
+    pub zc_copied: u64,
+    /// Zero-copy sends that went out of the image's own pages.
+    pub zc_uncopied: u64,
+}
+
 /// How to close a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Close {
@@ -238,6 +249,9 @@ pub trait Ring {
     /// # Errors
     /// Only where the ring itself is broken; the worker ends then.
     fn wait(&mut self, deadline: Option<Instant>, sink: &mut dyn FnMut(Instant, Completion<'_>)) -> io::Result<()>;
+
+    /// What has been counted since this was last asked.
+    fn counts(&mut self) -> Counts;
 
     /// The present time on the clock that `deadline` is read on (CLOCK_MONOTONIC).
     fn now(&self) -> Instant;

@@ -23,7 +23,7 @@ use super::probe::{self, Features};
 use super::route::Routes;
 use super::slots::Slots;
 use super::train::Trains;
-use super::{Close, Completion, ConnId, ConnSend, Full, ListenerId, Ring, UdpId, UdpSend, Waker};
+use super::{Close, Completion, ConnId, ConnSend, Counts, Full, ListenerId, Ring, UdpId, UdpSend, Waker};
 use crate::limits::{CONNS, TCP_BUFFER_SIZE, TCP_BUFFERS, UDP_BUFFER_SIZE, UDP_BUFFERS, ZC_IMAGES};
 use buffers::Buffers;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -79,6 +79,7 @@ pub struct Uring {
     /// Connections that wait for the client's FIN, oldest first.
     lingering: VecDeque<(Instant, ConnId)>,
     zero_copy: zero_copy::Table,
+    counts: Counts,
 }
 
 /// What is armed again after a pause.
@@ -121,6 +122,7 @@ impl Uring {
             late: VecDeque::new(),
             lingering: VecDeque::new(),
             zero_copy: zero_copy::Table::new(),
+            counts: Counts::default(),
         };
         this.now = this.now();
         this.arm_wake();
@@ -204,6 +206,17 @@ impl Uring {
         // SAFETY: the flags say that `args` is an extended argument, which lives through the call. GETEVENTS even where
         // nothing is waited for: deferred task work runs only then.
         unsafe { self.ring.submitter().enter(queued as u32, want as u32, GETEVENTS | EXT_ARG, Some(args)) }
+    }
+
+    /// Counts a zero-copy notification; whether the kernel copied after all (IORING_NOTIF_USAGE_ZC_COPIED).
+    fn copied(&mut self, entry: &cqueue::Entry) -> bool {
+        let copied = entry.result() as u32 & 1 << 31 != 0;
+        if copied {
+            self.counts.zc_copied += 1;
+        } else {
+            self.counts.zc_uncopied += 1;
+        }
+        copied
     }
 
     fn dispatch(&mut self, entry: &cqueue::Entry, sink: &mut dyn FnMut(Completion<'_>)) {
@@ -314,6 +327,10 @@ impl Ring for Uring {
         self.tcp_buffers.publish();
         self.report(sink);
         Ok(())
+    }
+
+    fn counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     fn now(&self) -> Instant {

@@ -303,7 +303,7 @@ impl Uring {
             self.zero_copy.release(held);
         }
         if cqueue::notif(entry.flags()) {
-            if super::zero_copy::copied(entry)
+            if self.copied(entry)
                 && let Some(conn) = self.conns.get_mut(id)
             {
                 conn.copies = true;

@@ -95,6 +95,7 @@ impl Uring {
             libc::ECANCELED => {}
             // Every buffer was full: they are given back in this turn.
             code if code <= 0 || code == libc::ENOBUFS => {
+                self.counts.buffers_exhausted += u64::from(code == libc::ENOBUFS);
                 self.udp_buffers.publish();
                 self.arm_receive(socket);
             }
@@ -140,7 +141,7 @@ impl Uring {
     pub(super) fn on_train(&mut self, slot: u32, entry: &cqueue::Entry, sink: &mut dyn FnMut(Completion<'_>)) {
         let result = entry.result();
         if cqueue::notif(entry.flags()) {
-            if super::zero_copy::copied(entry)
+            if self.copied(entry)
                 && let Some(message) = self.trains.get(slot)
             {
                 self.routes.copied(message.train.to.ip());

@@ -4,16 +4,11 @@ use crate::catalog::Image;
 use crate::limits::{ZC_IMAGES, ZC_INFLIGHT};
 use crate::ring::slots::Slots;
 use crate::ring::{ConnId, sys};
-use io_uring::{IoUring, cqueue};
+use io_uring::IoUring;
 use std::sync::{Arc, Weak};
 
 /// The kernel takes no larger buffer, bytes.
 const BUFFER_MAX: usize = 1 << 30;
-
-/// Whether a notification says that the kernel has copied after all (IORING_NOTIF_USAGE_ZC_COPIED).
-pub(super) fn copied(entry: &cqueue::Entry) -> bool {
-    entry.result() as u32 & 1 << 31 != 0
-}
 
 /// One `SEND_ZC`: keeps the image until the kernel lets its pages go.
 pub(super) struct Held {
