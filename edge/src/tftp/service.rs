@@ -180,6 +180,7 @@ impl Service {
                 if let Some(deadline) = transfer.deadline() {
                     self.wheel.arm(index as u32, deadline);
                 }
+                slot.account(&self.metrics, &mut self.events);
                 break;
             };
             let payload = match output {

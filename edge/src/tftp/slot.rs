@@ -54,7 +54,8 @@ pub struct Slot {
     pub why: String,
 }
 
-/// How far it is.
+/// How far it is. The table has room for the larger from the start.
+#[allow(clippy::large_enum_variant)]
 pub enum Stage {
     /// Asked for; the path's MTU has still to be looked up.
     Asked(Agreed),

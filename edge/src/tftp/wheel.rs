@@ -173,7 +173,7 @@ mod tests {
     fn an_empty_wheel_wakes_nobody() {
         let mut wheel = Wheel::new(4);
         assert_eq!(wheel.next(), None);
-        assert_eq!(told(&mut wheel, at(1_000_000)), []);
+        assert!(told(&mut wheel, at(1_000_000)).is_empty());
         wheel.arm(0, at(1_000_050));
         wheel.disarm(0);
         assert_eq!(wheel.next(), None);
@@ -187,9 +187,9 @@ mod tests {
         wheel.arm(1, Instant(at(1050).0 - 1));
         wheel.arm(2, at(60_000));
         assert_eq!(wheel.next(), Some(at(1050)));
-        assert_eq!(told(&mut wheel, at(1049)), []);
+        assert!(told(&mut wheel, at(1049)).is_empty());
         assert_eq!(told(&mut wheel, at(1050)), [0, 1]);
-        assert_eq!(told(&mut wheel, at(59_999)), []);
+        assert!(told(&mut wheel, at(59_999)).is_empty());
         assert_eq!(told(&mut wheel, at(60_000)), [2]);
         assert_eq!(wheel.next(), None);
     }

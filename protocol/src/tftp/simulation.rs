@@ -52,12 +52,15 @@ enum To {
     Client,
 }
 
+/// When it arrives, in which order it was sent, where to, and what.
+type OnTheWire = Reverse<(Instant, u64, To, Vec<u8>)>;
+
 struct World {
     weather: Weather,
     random: u64,
     now: Instant,
     order: u64,
-    wire: BinaryHeap<Reverse<(Instant, u64, To, Vec<u8>)>>,
+    wire: BinaryHeap<OnTheWire>,
     packets: u64,
 }
 
