@@ -8,12 +8,49 @@ use dhcproto::v4::{self, Message};
 use dhcproto::{Decodable, Decoder};
 use protocol::dhcp::{MIN_REPLY, Options};
 
-pub(super) mod lease;
+mod fuzz;
+mod lease;
 
-macro_rules! fixture {
-    ($name:literal) => {
-        include_bytes!(concat!("../../../../tests/fixtures/dhcp/", $name, ".bin")).as_slice()
+macro_rules! fixtures {
+    ($($name:literal)*) => {
+        &[$(($name, include_bytes!(concat!("../../../../tests/fixtures/dhcp/", $name, ".bin")).as_slice())),*]
     };
+}
+
+const FIXTURES: &[(&str, &[u8])] = fixtures! {
+    "aavmf-pxe-discover"
+    "aavmf-pxe-request"
+    "dnsmasq-offer"
+    "dnsmasq-proxy-offer"
+    "ipxe2019-bios-rom-discover"
+    "ipxe2019-bios-rom-request"
+    "ipxe2019-bios-rom-request-other-server"
+    "ipxe2019-efi-rom-discover"
+    "ipxe2025-bios-rom-discover"
+    "ipxe2025-efi-bare-class-discover"
+    "ipxe2025-efi-discover"
+    "ipxe2025-efi-request"
+    "ipxe2025-efi-request-other-server"
+    "ipxe2025-pxe-discover"
+    "ipxe2025-snponly-discover"
+    "ipxe2025-undionly-discover"
+    "ovmf-4011-request"
+    "ovmf-4011-request-boot-item"
+    "ovmf-e1000-pxe-discover"
+    "ovmf-http-discover"
+    "ovmf-http-request"
+    "ovmf-pxe-discover"
+    "ovmf-pxe-request"
+    "ovmf-pxe-request-other-server"
+    "ovmf2022-http-discover"
+    "ovmf2022-pxe-discover"
+    "udhcpc-discover"
+    "udhcpc-request"
+};
+
+/// A packet of tests/fixtures/dhcp.
+fn fixture(name: &str) -> &'static [u8] {
+    FIXTURES.iter().find(|(n, _)| *n == name).unwrap().1
 }
 
 pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -86,18 +123,18 @@ fn d24_d29_d30_each_firmware_gets_a_complete_offer_from_the_proxy() {
     let world = World::new("{}");
     let script = "http://10.77.0.1:8081/boot.ipxe";
     for (packet, class, boot) in [
-        (fixture!("ovmf-pxe-discover"), "PXEClient", "52-54-00-2e-92-a3/snponly.efi"),
-        (fixture!("ovmf-e1000-pxe-discover"), "PXEClient", "52-54-00-3d-1c-b5/snponly.efi"),
-        (fixture!("ovmf2022-pxe-discover"), "PXEClient", "52-54-00-61-7f-8f/snponly.efi"),
-        (fixture!("aavmf-pxe-discover"), "PXEClient", "52-54-00-4a-2d-66/ipxe-arm64.efi"),
-        (fixture!("ipxe2025-efi-discover"), "PXEClient", script),
-        (fixture!("ipxe2025-snponly-discover"), "PXEClient", script),
-        (fixture!("ipxe2025-efi-bare-class-discover"), "PXEClient", script),
-        (fixture!("ipxe2025-bios-rom-discover"), "PXEClient", script),
-        (fixture!("ipxe2025-undionly-discover"), "PXEClient", script),
-        (fixture!("ipxe2025-pxe-discover"), "PXEClient", script),
-        (fixture!("ipxe2019-bios-rom-discover"), "PXEClient", script),
-        (fixture!("ipxe2019-efi-rom-discover"), "PXEClient", script),
+        (fixture("ovmf-pxe-discover"), "PXEClient", "52-54-00-2e-92-a3/snponly.efi"),
+        (fixture("ovmf-e1000-pxe-discover"), "PXEClient", "52-54-00-3d-1c-b5/snponly.efi"),
+        (fixture("ovmf2022-pxe-discover"), "PXEClient", "52-54-00-61-7f-8f/snponly.efi"),
+        (fixture("aavmf-pxe-discover"), "PXEClient", "52-54-00-4a-2d-66/ipxe-arm64.efi"),
+        (fixture("ipxe2025-efi-discover"), "PXEClient", script),
+        (fixture("ipxe2025-snponly-discover"), "PXEClient", script),
+        (fixture("ipxe2025-efi-bare-class-discover"), "PXEClient", script),
+        (fixture("ipxe2025-bios-rom-discover"), "PXEClient", script),
+        (fixture("ipxe2025-undionly-discover"), "PXEClient", script),
+        (fixture("ipxe2025-pxe-discover"), "PXEClient", script),
+        (fixture("ipxe2019-bios-rom-discover"), "PXEClient", script),
+        (fixture("ipxe2019-efi-rom-discover"), "PXEClient", script),
     ] {
         let request = Request::read(packet).unwrap();
         let (reply, bytes) = world.answer(packet);
@@ -124,9 +161,7 @@ fn d24_d29_d30_each_firmware_gets_a_complete_offer_from_the_proxy() {
 
 #[test]
 fn d09_a_proxy_gives_no_address_and_nothing_that_goes_with_one() {
-    for packet in
-        [fixture!("ovmf-pxe-discover"), fixture!("ovmf-http-discover"), fixture!("ipxe2019-bios-rom-discover")]
-    {
+    for packet in [fixture("ovmf-pxe-discover"), fixture("ovmf-http-discover"), fixture("ipxe2019-bios-rom-discover")] {
         let (_, bytes) = World::new("{}").answer(packet);
         assert_eq!((&bytes[12..16], &bytes[16..20]), (&[0; 4][..], &[0; 4][..]), "ciaddr and yiaddr");
         for code in [1, 3, 6, 12, 15, 28, 42, 50, 51, 58, 59, 121] {
@@ -138,7 +173,7 @@ fn d09_a_proxy_gives_no_address_and_nothing_that_goes_with_one() {
 #[test]
 fn d34_http_boot_gets_a_url_the_class_httpclient_and_no_tftp_server() {
     let world = World::new("{}");
-    for packet in [fixture!("ovmf-http-discover"), fixture!("ovmf2022-http-discover")] {
+    for packet in [fixture("ovmf-http-discover"), fixture("ovmf2022-http-discover")] {
         let (_, bytes) = world.answer(packet);
         let mac = Request::read(packet).unwrap().mac().unwrap().hyphenated();
         let url = format!("http://10.77.0.1:8080/{mac}/snponly.efi");
@@ -151,7 +186,7 @@ fn d34_http_boot_gets_a_url_the_class_httpclient_and_no_tftp_server() {
 fn d33_an_ipxe_never_gets_a_boot_loader_unless_it_has_no_http() {
     let world = World::new("{}");
     // Take feature 19 (HTTP) away from a real packet: it becomes 27 (SRP).
-    let mut packet = fixture!("ipxe2019-bios-rom-discover").to_vec();
+    let mut packet = fixture("ipxe2019-bios-rom-discover").to_vec();
     let at = packet
         .windows(4)
         .position(|w| w == [25, 1, 1, 19])
@@ -169,25 +204,25 @@ fn d29_names_follow_the_settings() {
         r#"{"mac_in_path":false,"tftp_server":"10.9.9.9","script_url":"http://boot.example/s","http_boot_url":"https://files.example/b/",
         "files":{"bios":null,"uefi_x64":"/ipxe.efi"}}"#,
     );
-    let (reply, bytes) = world.answer(fixture!("ovmf-pxe-discover"));
+    let (reply, bytes) = world.answer(fixture("ovmf-pxe-discover"));
     assert_eq!(
         (reply.boot.as_str(), text(&bytes, 66).as_str(), reply.siaddr),
         ("/ipxe.efi", "10.9.9.9", [10, 9, 9, 9].into())
     );
-    assert_eq!(world.answer(fixture!("ipxe2019-bios-rom-discover")).0.boot, "http://boot.example/s");
-    assert_eq!(world.answer(fixture!("ovmf-http-discover")).0.boot, "https://files.example/b//ipxe.efi");
+    assert_eq!(world.answer(fixture("ipxe2019-bios-rom-discover")).0.boot, "http://boot.example/s");
+    assert_eq!(world.answer(fixture("ovmf-http-discover")).0.boot, "https://files.example/b//ipxe.efi");
 }
 
 #[test]
 fn d29_a_url_too_long_for_the_file_field_stands_in_67_alone() {
     let url = format!("http://10.77.0.1:8081/{}", "x".repeat(115));
-    let (_, bytes) = World::new(&format!(r#"{{"script_url":"{url}"}}"#)).answer(fixture!("ipxe2019-bios-rom-discover"));
+    let (_, bytes) = World::new(&format!(r#"{{"script_url":"{url}"}}"#)).answer(fixture("ipxe2019-bios-rom-discover"));
     assert_eq!((text(&bytes, 67), file(&bytes)), (url, String::new()));
 }
 
 #[test]
 fn d26_an_architecture_without_a_file_is_not_answered_and_the_remedy_is_said() {
-    let mut packet = fixture!("ovmf-pxe-discover").to_vec();
+    let mut packet = fixture("ovmf-pxe-discover").to_vec();
     let at = packet.windows(4).position(|w| w == [93, 2, 0, 7]).unwrap();
     packet[at + 3] = 6;
     let why = World::new("{}").silence(&packet);
@@ -201,26 +236,26 @@ fn d26_an_architecture_without_a_file_is_not_answered_and_the_remedy_is_said() {
 
 #[test]
 fn d23_who_is_not_booting_hears_nothing_from_a_proxy() {
-    assert_eq!(World::new("{}").silence(fixture!("udhcpc-discover")).label, "not_booting");
-    assert_eq!(World::new("{}").silence(fixture!("udhcpc-request")).label, "not_booting");
+    assert_eq!(World::new("{}").silence(fixture("udhcpc-discover")).label, "not_booting");
+    assert_eq!(World::new("{}").silence(fixture("udhcpc-request")).label, "not_booting");
 }
 
 #[test]
 fn d37_a_request_is_answered_only_if_it_names_us() {
     let world = World::new("{}");
     for packet in [
-        fixture!("ovmf-pxe-request"),
-        fixture!("ipxe2025-efi-request"),
-        fixture!("ipxe2019-bios-rom-request"),
-        fixture!("aavmf-pxe-request"),
-        fixture!("ovmf-http-request"),
+        fixture("ovmf-pxe-request"),
+        fixture("ipxe2025-efi-request"),
+        fixture("ipxe2019-bios-rom-request"),
+        fixture("aavmf-pxe-request"),
+        fixture("ovmf-http-request"),
     ] {
         assert_eq!(world.answer(packet).0.kind, MessageType::Ack);
     }
     for packet in [
-        fixture!("ovmf-pxe-request-other-server"),
-        fixture!("ipxe2025-efi-request-other-server"),
-        fixture!("ipxe2019-bios-rom-request-other-server"),
+        fixture("ovmf-pxe-request-other-server"),
+        fixture("ipxe2025-efi-request-other-server"),
+        fixture("ipxe2019-bios-rom-request-other-server"),
     ] {
         assert_eq!(world.silence(packet).label, "other_server");
     }
@@ -229,7 +264,7 @@ fn d37_a_request_is_answered_only_if_it_names_us() {
 #[test]
 fn d42_decline_release_and_inform_are_not_a_proxys_business() {
     for kind in [4, 7, 8] {
-        let mut packet = fixture!("ovmf-pxe-discover").to_vec();
+        let mut packet = fixture("ovmf-pxe-discover").to_vec();
         packet[242] = kind;
         assert_eq!(World::new("{}").silence(&packet).label, "not_ours");
     }
@@ -240,7 +275,7 @@ fn d31_port_4011_answers_to_where_the_question_came_from() {
     let mut world = World::new("{}");
     world.port = Port::Pxe;
     world.source = "10.77.0.173:4011".parse().unwrap();
-    let (reply, bytes) = world.answer(fixture!("ovmf-4011-request"));
+    let (reply, bytes) = world.answer(fixture("ovmf-4011-request"));
     assert_eq!((reply.kind, reply.destination), (MessageType::Ack, Destination::Source));
     assert_eq!(
         (&bytes[12..16], &bytes[16..20]),
@@ -256,7 +291,7 @@ fn d31_the_boot_item_of_a_menu_is_echoed() {
     let mut world = World::new("{}");
     world.port = Port::Pxe;
     world.source = "10.77.0.173:4011".parse().unwrap();
-    let (_, bytes) = world.answer(fixture!("ovmf-4011-request-boot-item"));
+    let (_, bytes) = world.answer(fixture("ovmf-4011-request-boot-item"));
     assert_eq!(option(&bytes, 43).unwrap(), [6, 1, 8, 71, 4, 0x80, 2, 0, 0, 255]);
 }
 
@@ -265,7 +300,7 @@ fn d31_ipxe_asks_4011_from_port_68_and_gets_its_script_with_siaddr_and_file() {
     let mut world = World::new("{}");
     world.port = Port::Pxe;
     world.source = "10.77.0.162:68".parse().unwrap();
-    let mut packet = fixture!("ipxe2019-bios-rom-discover").to_vec();
+    let mut packet = fixture("ipxe2019-bios-rom-discover").to_vec();
     packet[242] = 3;
     packet[12..16].copy_from_slice(&[10, 77, 0, 162]);
     let (reply, bytes) = world.answer(&packet);
@@ -278,14 +313,14 @@ fn d31_4011_is_silent_to_those_who_ask_another_server_or_do_not_boot() {
     let mut world = World::new("{}");
     world.port = Port::Pxe;
     world.source = "10.77.0.162:68".parse().unwrap();
-    assert_eq!(world.silence(fixture!("ovmf-pxe-request-other-server")).label, "other_server");
-    assert_eq!(world.silence(fixture!("udhcpc-discover")).label, "not_booting");
+    assert_eq!(world.silence(fixture("ovmf-pxe-request-other-server")).label, "other_server");
+    assert_eq!(world.silence(fixture("udhcpc-discover")).label, "not_booting");
 }
 
 #[test]
 fn d19_relay_information_comes_back_unaltered_and_last() {
     let world = World::new(r#"{"relays":["10.9.0.0/16"]}"#);
-    let mut packet = relayed(fixture!("ovmf-pxe-discover"), [10, 9, 0, 1]);
+    let mut packet = relayed(fixture("ovmf-pxe-discover"), [10, 9, 0, 1]);
     let info = [1, 4, 0, 7, 255, 0, 2, 3, b'a', b'b', b'c', 5, 0];
     packet.pop();
     packet.extend_from_slice(&[82, 13]);
@@ -303,7 +338,7 @@ fn d19_relay_information_comes_back_unaltered_and_last() {
 
 #[test]
 fn d14_relays_that_nobody_listed_are_ignored_loudly() {
-    let packet = relayed(fixture!("ovmf-pxe-discover"), [10, 9, 0, 1]);
+    let packet = relayed(fixture("ovmf-pxe-discover"), [10, 9, 0, 1]);
     let why = World::new(r#"{"relays":["10.8.0.0/16"]}"#).silence(&packet);
     assert_eq!((why.label, why.loud), ("relay", true));
     assert!(why.text.contains("add it to dhcp.relays"), "{}", why.text);
@@ -312,7 +347,7 @@ fn d14_relays_that_nobody_listed_are_ignored_loudly() {
 #[test]
 fn d15_d16_d17_the_flags_of_the_request_choose_the_way_back() {
     let world = World::new("{}");
-    let mut packet = fixture!("ovmf-pxe-discover").to_vec();
+    let mut packet = fixture("ovmf-pxe-discover").to_vec();
     assert_eq!(packet[10], 0x80);
     let (_, bytes) = world.answer(&packet);
     assert_eq!(bytes[10], 0x80, "flags are copied");
@@ -323,29 +358,29 @@ fn d15_d16_d17_the_flags_of_the_request_choose_the_way_back() {
 
 #[test]
 fn d35_d36_policy_decides_who_is_answered() {
-    let ovmf = fixture!("ovmf-pxe-discover");
+    let ovmf = fixture("ovmf-pxe-discover");
     let deny = World::new(r#"{"policy":{"deny":["52:54:00:2e:92:a3"],"allow":["52:54:00:2e:92:a3"]}}"#);
     assert_eq!(deny.silence(ovmf).label, "policy");
     let strict = World::new(r#"{"policy":{"unknown":"ignore","allow":["52:54:00:61:7f:8f"]}}"#);
     assert_eq!(strict.silence(ovmf).label, "policy");
-    assert_eq!(strict.answer(fixture!("ovmf2022-pxe-discover")).0.kind, MessageType::Offer);
+    assert_eq!(strict.answer(fixture("ovmf2022-pxe-discover")).0.kind, MessageType::Offer);
     let off = World::new(r#"{"mode":"off"}"#);
     assert_eq!(off.silence(ovmf).label, "off");
 }
 
 #[test]
 fn d11_d20_a_client_id_is_echoed_and_nothing_else_of_the_request() {
-    let (_, bytes) = World::new("{}").answer(fixture!("ipxe2025-efi-request"));
+    let (_, bytes) = World::new("{}").answer(fixture("ipxe2025-efi-request"));
     assert_eq!(option(&bytes, 61).unwrap(), [1, 0x52, 0x54, 0, 0xee, 0xc6, 0x3c]);
     for code in [50, 55, 57, 77, 93, 94] {
         assert_eq!(option(&bytes, code), None, "option {code}");
     }
-    assert_eq!(option(&World::new("{}").answer(fixture!("ovmf-pxe-discover")).1, 61), None);
+    assert_eq!(option(&World::new("{}").answer(fixture("ovmf-pxe-discover")).1, 61), None);
 }
 
 #[test]
 fn d25_a_uuid_of_a_wrong_length_is_not_echoed_and_costs_nothing_else() {
-    let mut packet = fixture!("ovmf-pxe-discover").to_vec();
+    let mut packet = fixture("ovmf-pxe-discover").to_vec();
     let at = packet.windows(2).position(|w| w == [97, 17]).unwrap();
     packet[at + 1] = 16;
     packet[at + 18] = 0; // the byte that was the UUID's last becomes a pad
@@ -355,10 +390,10 @@ fn d25_a_uuid_of_a_wrong_length_is_not_echoed_and_costs_nothing_else() {
 
 #[test]
 fn d13_replies_are_padded_and_d12_fit_what_the_client_takes() {
-    let (_, bytes) = World::new("{}").answer(fixture!("ovmf-pxe-discover"));
+    let (_, bytes) = World::new("{}").answer(fixture("ovmf-pxe-discover"));
     assert!(bytes.len() >= MIN_REPLY);
     // A client of 576 bytes with 250 bytes of relay information: what can be spared goes.
-    let mut packet = relayed(fixture!("ovmf-pxe-discover"), [10, 9, 0, 1]);
+    let mut packet = relayed(fixture("ovmf-pxe-discover"), [10, 9, 0, 1]);
     let at = packet.windows(2).position(|w| w == [57, 2]).unwrap();
     packet[at + 2..at + 4].copy_from_slice(&[2, 0x40]);
     packet.pop();
@@ -374,7 +409,7 @@ fn d13_replies_are_padded_and_d12_fit_what_the_client_takes() {
 
 #[test]
 fn d12_what_cannot_fit_is_an_error_and_no_torn_packet() {
-    let mut packet = relayed(fixture!("ovmf-pxe-discover"), [10, 9, 0, 1]);
+    let mut packet = relayed(fixture("ovmf-pxe-discover"), [10, 9, 0, 1]);
     let at = packet.windows(2).position(|w| w == [57, 2]).unwrap();
     packet[at + 2..at + 4].copy_from_slice(&[2, 0x40]);
     packet.pop();
@@ -391,12 +426,12 @@ fn d12_what_cannot_fit_is_an_error_and_no_torn_packet() {
 #[test]
 fn d21_the_same_question_gets_the_same_answer() {
     let world = World::new("{}");
-    assert_eq!(world.answer(fixture!("ovmf-pxe-discover")).1, world.answer(fixture!("ovmf-pxe-discover")).1);
+    assert_eq!(world.answer(fixture("ovmf-pxe-discover")).1, world.answer(fixture("ovmf-pxe-discover")).1);
 }
 
 #[test]
 fn d10_every_reply_names_its_type_and_its_server() {
-    for packet in [fixture!("ovmf-pxe-discover"), fixture!("ovmf-pxe-request"), fixture!("ovmf-http-discover")] {
+    for packet in [fixture("ovmf-pxe-discover"), fixture("ovmf-pxe-request"), fixture("ovmf-http-discover")] {
         let (reply, bytes) = World::new("{}").answer(packet);
         assert_eq!(option(&bytes, 53).unwrap(), [reply.kind as u8]);
         assert_eq!(option(&bytes, 54).unwrap(), US.octets());
