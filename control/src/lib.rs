@@ -3,5 +3,23 @@
 //! `stoker` command that shows them.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod config;
+pub mod dhcp;
+pub mod environments;
+pub mod http;
+pub mod interface;
+pub mod limits;
+pub mod metadata;
+pub mod machineconfig;
+pub mod objects;
 pub mod observe;
+pub mod plan;
+pub mod power;
+pub mod publish;
 pub mod rack;
+pub mod resource;
+pub mod run;
+pub mod store;
+pub mod telemetry;
+pub mod timeline;

@@ -1,0 +1,149 @@
+//! Every bound of control. Full means a counted refusal, never growth.
+
+use std::time::Duration;
+
+// --- configuration ---------------------------------------------------------
+
+/// The largest configuration file, bytes.
+pub const CONFIG_BYTES: usize = 1 << 20;
+/// The most environments.
+pub const ENVIRONMENTS: usize = 256;
+/// The most rules for single machines.
+pub const MACHINE_RULES: usize = 20_000;
+/// The longest URL of an asset, bytes.
+pub const URL_BYTES: usize = 2048;
+/// All kernel arguments of one environment or rule, bytes. Linux on x86 takes
+/// 2048 in all (COMMAND_LINE_SIZE); ours need some of that.
+pub const ARGS_BYTES: usize = 1536;
+
+// --- HTTP of nodes and operators -------------------------------------------
+
+/// Connections of nodes at one time: a rack row that asks for its scripts at once.
+pub const HTTP_CONNECTIONS: usize = 4096;
+/// Connections of operators at one time.
+pub const API_CONNECTIONS: usize = 64;
+/// The whole head of a request must be there after this time.
+pub const HTTP_HEADER_TIME: Duration = Duration::from_secs(5);
+/// The head of a request, bytes.
+pub const HTTP_HEAD_BYTES: usize = 16 << 10;
+/// Header lines of a request.
+pub const HTTP_HEADERS: usize = 48;
+/// A body must be there after this time.
+pub const HTTP_BODY_TIME: Duration = Duration::from_secs(15);
+/// Time that running requests get when the process is told to end.
+pub const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Pause after a failed accept (out of descriptors), so that it does not spin.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Bodies of operators' requests, bytes.
+pub const API_BODY_BYTES: usize = 64 << 10;
+/// A text from the network as it is kept or logged, bytes.
+pub const NETWORK_TEXT: usize = 200;
+/// Steps that a script template may take (minijinja's fuel).
+pub const TEMPLATE_FUEL: u64 = 20_000;
+/// The longest script, bytes.
+pub const SCRIPT_BYTES: usize = 16 << 10;
+
+// --- assets ----------------------------------------------------------------
+
+/// The largest asset, bytes.
+pub const ASSET_BYTES: u64 = 16 << 30;
+/// Tries at one fetch before the long pause.
+pub const FETCH_TRIES: u32 = 5;
+/// The first pause between tries; doubled each time, with jitter.
+pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between tries of one fetch.
+pub const FETCH_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The pause after all tries failed.
+pub const FETCH_REST: Duration = Duration::from_secs(300);
+/// A server that sends nothing for so long is given up.
+pub const FETCH_SILENCE: Duration = Duration::from_secs(30);
+/// Time to connect.
+pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
+/// Assets fetched at one time.
+pub const FETCHES: usize = 4;
+/// Redirects that are followed.
+pub const FETCH_REDIRECTS: usize = 5;
+/// The largest `bundle.json`, bytes.
+pub const BUNDLE_INDEX_BYTES: u64 = 4 << 20;
+
+// --- publishing ------------------------------------------------------------
+
+/// How long an object stays that no manifest names: longer than the longest
+/// transfer, and than an operator needs to undo a change.
+pub const OBJECT_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How often unnamed objects are looked for.
+pub const OBJECT_SWEEP: Duration = Duration::from_secs(3600);
+/// How often `edge.state` is looked at while somebody waits for it.
+pub const EDGE_STATE_POLL: Duration = Duration::from_millis(50);
+/// How often `edge.state` is looked at for the status.
+pub const EDGE_STATE_LOOK: Duration = Duration::from_secs(2);
+
+// --- store -----------------------------------------------------------------
+
+/// Writes that may wait for the writer thread.
+pub const STORE_QUEUE: usize = 1024;
+/// Writes that share one commit.
+pub const STORE_GROUP: usize = 128;
+/// Machines whose facts are kept.
+pub const MACHINES: usize = 20_000;
+
+// --- timeline --------------------------------------------------------------
+
+/// Machines whose boots are kept; the longest silent one makes room.
+pub const STORIES: usize = 10_000;
+/// Boots kept of each machine.
+pub const BOOTS: usize = 4;
+/// Steps kept of each boot.
+pub const STEPS: usize = 64;
+/// Addresses whose machine is remembered.
+pub const IP_TABLE: usize = 40_000;
+/// Lines that a watcher may lag behind.
+pub const WATCH_LINES: usize = 4096;
+/// A watch without news says so after this time.
+pub const WATCH_ALIVE: Duration = Duration::from_secs(10);
+/// How often boots are written down.
+pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(10);
+/// The largest snapshot that is read back, bytes.
+pub const SNAPSHOT_BYTES: u64 = 256 << 20;
+/// How often rules are asked about boots that make no progress.
+pub const DIAGNOSE_EVERY: Duration = Duration::from_secs(1);
+/// A boot that is silent for so long is over; the next sign of life begins another.
+pub const BOOT_GAP: Duration = Duration::from_secs(600);
+
+const _: () = {
+    assert!(ARGS_BYTES < SCRIPT_BYTES / 2, "a script must have room for two sets of arguments");
+    assert!(IP_TABLE >= STORIES * 2, "each machine may have an address of each family");
+    assert!(STORE_GROUP <= STORE_QUEUE);
+    assert!(protocol::report::MAX_REPORT >= HTTP_HEAD_BYTES);
+};
+
+// --- DHCP ------------------------------------------------------------------
+
+/// Subnets that addresses are given in.
+pub const DHCP_SUBNETS: usize = 256;
+/// Addresses in the pools of one subnet: all are looked through before a pool is called full.
+pub const DHCP_POOL: usize = 16_384;
+/// Reservations.
+pub const DHCP_RESERVATIONS: usize = 20_000;
+/// The shortest lease, seconds.
+pub const DHCP_LEASE_MIN: u32 = 60;
+/// Name or time servers of one subnet.
+pub const DHCP_SERVERS: usize = 8;
+/// The longest probe before an offer, milliseconds.
+pub const DHCP_PROBE_MAX_MS: u64 = 2000;
+/// Machines whose packet rate is kept.
+pub const DHCP_RATE_SLOTS: usize = 16_384;
+/// Packets that may wait for their decision.
+pub const DHCP_QUEUE: usize = 4096;
+/// Replies that may wait for the disk.
+pub const DHCP_JOURNAL: usize = 4096;
+/// Lease changes in one write.
+pub const DHCP_JOURNAL_GROUP: usize = 512;
+/// Addresses probed at one time.
+pub const DHCP_PROBES: usize = 2048;
+/// Addresses tried for one DHCPDISCOVER when others turn out to be in use.
+pub const DHCP_PROBE_TRIES: u32 = 4;
+/// Booting machines that are remembered, so that their system's requests are shown too.
+pub const DHCP_WATCHED: usize = 16_384;
+/// Leases that are read back at start.
+pub const DHCP_LEASES: usize = 1_000_000;

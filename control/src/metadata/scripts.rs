@@ -1,0 +1,203 @@
+//! `/boot.ipxe` and `/ipxe`: the arguments and status codes are Sidero's.
+
+use super::script::Load;
+use super::words::merge_args;
+use super::{Node, control_url, edge_url, ip, text};
+use crate::config::DiskMethod;
+use crate::http::Peer;
+use crate::observe::{Milestone, Observation, now_ms};
+use crate::plan::boot::{self, BootPlan, Files, Request};
+use axum::Extension;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use protocol::id::Mac;
+use std::sync::Arc;
+
+pub(super) async fn boot(node: State<Arc<Node>>, headers: HeaderMap) -> Response {
+    node.metrics.scripts("boot", 200);
+    match node.scripts.boot(&control_url(&node, &headers)) {
+        Ok(script) => text(StatusCode::OK, script),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
+    }
+}
+
+pub(super) async fn machine(
+    node: State<Arc<Node>>,
+    peer: Option<Extension<Peer>>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Response {
+    let request = request(&query);
+    let lookup = |name: &str, arch| node.environments.files(name, arch);
+    let view = boot::View {
+        rule: node.settings.rule(request.uuid, request.mac),
+        unknown_machines: node.settings.unknown_machines,
+        default_environment: node.settings.default_environment.as_deref(),
+        disk_method: node.settings.boot_from_disk_method,
+        files: &lookup,
+    };
+    let plan = boot::boot(&view, request);
+    let answer = render(&node, &plan, request, &headers);
+    node.metrics.scripts(answer.kind, answer.status.as_u16());
+    node.observer.see(Observation {
+        at_ms: now_ms(),
+        mac: request.mac,
+        ip: ip(peer),
+        uuid: request.uuid.filter(|u| !u.is_placeholder()),
+        what: Milestone::Script { to: answer.to, status: answer.status.as_u16(), why: answer.why },
+    });
+    text(answer.status, answer.body)
+}
+
+/// What iPXE said. A value that is not what it should be is dropped, not refused:
+/// a machine must not fail to boot because its firmware misprints a field.
+fn request(query: &[(String, String)]) -> Request {
+    let value =
+        |key: &str| query.iter().find(|(k, v)| k.eq_ignore_ascii_case(key) && !v.is_empty()).map(|(_, v)| v.as_str());
+    Request {
+        uuid: value("uuid").and_then(|v| v.parse().ok()),
+        mac: value("mac").and_then(|v| v.parse::<Mac>().ok()).filter(|m| !m.is_group()),
+        arch: value("arch").and_then(|v| v.parse().ok()),
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    kind: &'static str,
+    to: String,
+    why: String,
+    body: String,
+}
+
+fn render(node: &Node, plan: &BootPlan, request: Request, headers: &HeaderMap) -> Answer {
+    match plan {
+        BootPlan::Agent { environment, files } => {
+            let attempt = mint_attempt();
+            let own = agent_args(files, request.mac, &control_url(node, headers), &attempt);
+            let args = merge_args(merge_args(own, &files.args), &node.settings.agent.extra_args);
+            let to = format!("agent {environment}");
+            load(node, ("agent", to), files, &args, &attempt, request, headers)
+        }
+        BootPlan::Environment { environment, files, args } => {
+            let mut own = vec![initrd_arg(files)];
+            own.retain(|a| !files.args.iter().any(|b| b.starts_with("initrd=")) || !a.starts_with("initrd="));
+            let args = merge_args(merge_args(own, &files.args), args);
+            let to = format!("environment {environment}");
+            load(node, ("environment", to), files, &args, &mint_attempt(), request, headers)
+        }
+        BootPlan::Disk(DiskMethod::Http404) => Answer {
+            status: StatusCode::NOT_FOUND,
+            kind: "disk",
+            to: "local disk (http-404)".into(),
+            why: String::new(),
+            body: String::new(),
+        },
+        BootPlan::Disk(method) => finish("disk", "local disk".into(), node.scripts.disk(*method)),
+        BootPlan::Refuse { to, status, why } => Answer {
+            status: StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            kind: "refused",
+            to: to.clone(),
+            why: why.clone(),
+            body: format!("{why}\n"),
+        },
+    }
+}
+
+fn load(
+    node: &Node,
+    (kind, to): (&'static str, String),
+    files: &Files,
+    args: &[String],
+    attempt: &str,
+    request: Request,
+    headers: &HeaderMap,
+) -> Answer {
+    // The MAC as first component ties the transfer to its machine; the edge strips it.
+    let base = match request.mac {
+        Some(mac) => format!("{}/{}", edge_url(node, headers), mac.hyphenated()),
+        None => edge_url(node, headers),
+    };
+    let machine = match (request.mac, request.uuid) {
+        (Some(mac), _) => mac.to_string(),
+        (None, Some(uuid)) => uuid.to_string(),
+        (None, None) => "MAC".into(),
+    };
+    let script = node.scripts.load(&Load {
+        what: &to,
+        kernel: &format!("{base}/{}", files.kernel),
+        initrd: &format!("{base}/{}", files.initrd),
+        args,
+        attempt,
+        machine: &machine,
+    });
+    finish(kind, to, script)
+}
+
+fn finish(kind: &'static str, to: String, script: Result<String, super::script::BadScript>) -> Answer {
+    match script {
+        Ok(body) => Answer { status: StatusCode::OK, kind, to, why: String::new(), body },
+        Err(e) => {
+            let why = e.to_string();
+            tracing::error!(to, error = why, "a script was not made; correct the configuration");
+            Answer { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "failed", to, body: format!("{why}\n"), why }
+        }
+    }
+}
+
+/// The agent's kernel command line. iPXE puts its own lease in, so that the
+/// agent need not ask for another one.
+fn agent_args(files: &Files, mac: Option<Mac>, control: &str, attempt: &str) -> Vec<String> {
+    let mut args = vec![
+        initrd_arg(files),
+        "console=tty0".into(),
+        if files.kernel.contains("arm64") { "console=ttyAMA0".into() } else { "console=ttyS0,115200".into() },
+        "panic=30".into(),
+    ];
+    args.push(mac.map_or_else(|| "stoker.mac=${netX/mac}".into(), |mac| format!("stoker.mac={mac}")));
+    args.push(format!("stoker.control={control}"));
+    args.push(format!("stoker.attempt={attempt}"));
+    let lease = [
+        "stoker.ip=${netX/ip}",
+        "stoker.netmask=${netX/netmask}",
+        "stoker.gw=${netX/gateway}",
+        "stoker.dns=${netX/dns}",
+    ];
+    args.extend(lease.map(String::from));
+    args
+}
+
+/// UEFI kernels find the initrd by the name that iPXE gave it.
+fn initrd_arg(files: &Files) -> String {
+    format!("initrd={}", files.initrd.rsplit('/').next().unwrap_or(&files.initrd))
+}
+
+/// Tells boot attempts apart; nothing secret.
+fn mint_attempt() -> String {
+    let mut random = [0; 8];
+    if getrandom::fill(&mut random).is_err() {
+        return format!("{:016x}", now_ms());
+    }
+    format!("{:016x}", u64::from_ne_bytes(random))
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn query(pairs: &[(&str, &str)]) -> Request {
+        request(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn arguments_are_read_as_sidero_reads_them() {
+        let r =
+            query(&[("uuid", "00112233-4455-6677-8899-aabbccddeeff"), ("MAC", "52-54-00-12-34-56"), ("arch", "i386")]);
+        assert_eq!(r.mac.unwrap().to_string(), "52:54:00:12:34:56");
+        assert_eq!((r.uuid.is_some(), r.arch), (true, Some(protocol::id::Arch::X86_64)));
+        let r = query(&[("mac", "nonsense"), ("uuid", "x"), ("arch", "mips"), ("more", "1")]);
+        assert_eq!(r, Request::default(), "bad values are dropped");
+        assert_eq!(query(&[("mac", "01-00-5e-00-00-01")]).mac, None, "a group address is nobody's");
+        assert_eq!(query(&[("mac", "52:54:00:00:00:01"), ("mac", "52:54:00:00:00:02")]).mac.unwrap().0[5], 1);
+    }
+}

@@ -1,0 +1,3 @@
+//! Deciding, apart from acting: pure functions over a view of the facts.
+
+pub mod boot;
