@@ -8,9 +8,10 @@ mod page;
 
 pub use page::serve;
 
+use crate::catalog::Budget;
 use protocol::event::{Outcome, Proto};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A number that only rises. One thread writes it; any may read it.
 #[derive(Debug, Default)]
@@ -206,17 +207,13 @@ pub struct Metrics {
     pub names: Gauge,
     /// Names of the manifest that could not be loaded.
     pub refused_names: Gauge,
-    /// Memory that images take, bytes, old generations included.
-    pub image_bytes: Gauge,
-    /// Memory that images may take, bytes.
-    pub image_budget: Gauge,
-    /// Memory of pre-framed forms, bytes.
-    pub framed_bytes: Gauge,
     /// Manifests loaded.
     pub loads: Counter,
     /// Manifests refused whole.
     pub bad_manifests: Counter,
     driver: Mutex<(String, String)>,
+    /// Of images and of their pre-framed forms.
+    budgets: OnceLock<[Arc<Budget>; 2]>,
 }
 
 impl Metrics {
@@ -227,12 +224,10 @@ impl Metrics {
             generation: Gauge::default(),
             names: Gauge::default(),
             refused_names: Gauge::default(),
-            image_bytes: Gauge::default(),
-            image_budget: Gauge::default(),
-            framed_bytes: Gauge::default(),
             loads: Counter::default(),
             bad_manifests: Counter::default(),
             driver: Mutex::default(),
+            budgets: OnceLock::new(),
         })
     }
 
@@ -246,6 +241,26 @@ impl Metrics {
         if let Ok(mut driver) = self.driver.lock() {
             *driver = (name.to_owned(), reason.to_owned());
         }
+    }
+
+    /// Says where the memory of images is charged to.
+    pub fn set_budgets(&self, images: &Arc<Budget>, framed: &Arc<Budget>) {
+        let _ = self.budgets.set([images.clone(), framed.clone()]);
+    }
+
+    /// Memory that images take, bytes, old generations included.
+    pub fn image_bytes(&self) -> u64 {
+        self.budgets.get().map_or(0, |[images, _]| images.used())
+    }
+
+    /// Memory that images may take, bytes.
+    pub fn image_budget(&self) -> u64 {
+        self.budgets.get().map_or(0, |[images, _]| images.limit())
+    }
+
+    /// Memory of pre-framed forms, bytes.
+    pub fn framed_bytes(&self) -> u64 {
+        self.budgets.get().map_or(0, |[_, framed]| framed.used())
     }
 
     fn sum(&self, read: impl Fn(&WorkerMetrics) -> u64) -> u64 {

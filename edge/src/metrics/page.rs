@@ -124,9 +124,9 @@ impl Collector for Metrics {
         page.gauges("names", "Names being served", None, value(self.names.get()))?;
         let refused = value(self.refused_names.get());
         page.gauges("names_refused", "Names of the manifest that could not be loaded", None, refused)?;
-        page.gauges("image_memory", "Memory that images take", Some(Unit::Bytes), value(self.image_bytes.get()))?;
-        page.gauges("image_budget", "Memory that images may take", Some(Unit::Bytes), value(self.image_budget.get()))?;
-        let framed = value(self.framed_bytes.get());
+        page.gauges("image_memory", "Memory that images take", Some(Unit::Bytes), value(self.image_bytes()))?;
+        page.gauges("image_budget", "Memory that images may take", Some(Unit::Bytes), value(self.image_budget()))?;
+        let framed = value(self.framed_bytes());
         page.gauges("framed_memory", "Memory of images with TFTP headers in them", Some(Unit::Bytes), framed)?;
         page.counters("manifest_loads", "Manifests loaded", None, value(self.loads.get()))?;
         page.counters("manifests_refused", "Manifests refused whole", None, value(self.bad_manifests.get()))?;
