@@ -80,6 +80,9 @@ pub struct Flags {
     /// How to write the log (to standard error). RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// Only try what this kernel allows, print it as one JSON object, and exit.
+    #[arg(long)]
+    pub probe: bool,
     /// How long running transfers may take to end after the first signal, seconds.
     #[arg(long, value_name = "S", default_value = "60")]
     pub drain_timeout: String,

@@ -9,12 +9,13 @@ use super::{Completion, Ring, UdpPayload, UdpSend, epoll::Epoll};
 use crate::limits::{CQ_ENTRIES, SQ_ENTRIES};
 use io_uring::{IoUring, Probe, opcode};
 use protocol::time::Duration;
+use serde::Serialize;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 
 /// What io_uring can do here beyond what the uring driver cannot do without.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Features {
     /// SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN (6.1).
     pub deferred_work: bool,
@@ -187,6 +188,24 @@ pub fn choose(wanted: Wanted) -> Result<Chosen, Refused> {
     }
 }
 
+/// What [`choose`] says, as `doctor` reads it: `driver`, `reason`, and with io_uring its `features`.
+pub fn report(wanted: Wanted) -> String {
+    #[derive(Serialize)]
+    struct Report {
+        driver: &'static str,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        features: Option<Features>,
+    }
+    let report = match choose(wanted) {
+        Ok(Chosen::Uring(features)) => {
+            Report { driver: "uring", reason: features.to_string(), features: Some(features) }
+        }
+        Ok(Chosen::Epoll(reason)) | Err(Refused(reason)) => Report { driver: "epoll", reason, features: None },
+    };
+    serde_json::to_string(&report).unwrap_or_default()
+}
+
 /// An epoll ring; here so that callers need only this module.
 ///
 /// # Errors
@@ -196,23 +215,5 @@ pub fn epoll() -> io::Result<Epoll> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f42_each_refusal_has_its_reason_and_remedy() {
-        let of = |errno, disabled| explain_with(&io::Error::from_raw_os_error(errno), disabled);
-        assert!(of(libc::EPERM, Some("2")).contains("sysctl kernel.io_uring_disabled=0"));
-        assert!(of(libc::EPERM, Some("0")).contains("seccomp"));
-        assert!(of(libc::EPERM, None).contains("seccomp"));
-        assert!(of(libc::ENOSYS, None).contains("not there"));
-        assert!(of(libc::ENOMEM, None).contains("ulimit -l"));
-        assert!(of(libc::EMFILE, None).contains("ulimit -n"));
-    }
-
-    #[test]
-    fn epoll_on_demand_needs_no_probe() {
-        let Ok(Chosen::Epoll(why)) = choose(Wanted::Epoll) else { panic!("not epoll") };
-        assert!(why.contains("--driver epoll"));
-    }
-}
+#[path = "probe_tests.rs"]
+mod tests;

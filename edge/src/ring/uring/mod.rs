@@ -134,6 +134,11 @@ impl Uring {
         self.features
     }
 
+    #[cfg(test)]
+    pub(super) fn take_for_nic(&mut self) {
+        self.routes.take_for_nic = true;
+    }
+
     fn arm_wake(&mut self) {
         let into = (&raw mut *self.wake_value).cast();
         self.push(opcode::Read::new(Fd(self.wake.as_raw_fd()), into, 8).build().user_data(Tag::Wake.pack()));
