@@ -2,6 +2,7 @@
 
 use crate::api::{self, Operator};
 use crate::config::Settings;
+use crate::dhcp::{self, Dhcp, Place};
 use crate::environments::Environments;
 use crate::http::{self, ListenError, Listener};
 use crate::limits;
@@ -31,6 +32,9 @@ pub enum StartError {
     /// A port or socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// DHCP's ports.
+    #[error("DHCP: {0}")]
+    Dhcp(#[from] dhcp::OpenError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,7 +50,7 @@ impl StartError {
     /// The exit code: 3 where another process has what we need, 4 for the disk.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Listen(_) => 3,
+            Self::Listen(_) | Self::Dhcp(_) => 3,
             Self::State(..) | Self::Store(_) | Self::Publish(_) => 4,
             Self::Script(_) => 2,
         }
@@ -60,6 +64,7 @@ pub struct Control {
     operators: UnixListener,
     operators_tcp: Option<TcpListener>,
     edge: UnixDatagram,
+    dhcp: Dhcp,
     store: Arc<Store>,
     publisher: Arc<Publisher>,
     environments: Arc<Environments>,
@@ -80,7 +85,7 @@ impl Control {
         // Every TLS user of this process has the same provider; a second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let state = settings.state.clone();
-        for folder in ["run", "control", "publish", "edge"] {
+        for folder in ["run", "control", "publish"] {
             folder_of(&state, folder)?;
         }
         let scripts = Scripts::new(&settings.templates)?;
@@ -93,10 +98,12 @@ impl Control {
         let operators_tcp = settings.api_listen.map(http::listen_on).transpose()?;
         let events = state.join("run/events.sock");
         let edge = events::bind(&events).map_err(|e| StartError::State(events, e))?;
+        let dhcp = Dhcp::open(settings.dhcp.clone(), places(&settings), Some(store.clone()))?;
         let publisher = Arc::new(Publisher::open(&state)?);
         let settings = Arc::new(settings);
         let (observer, observations) = Observer::new();
         let metrics = Arc::new(Metrics::new(observer.clone()));
+        metrics.register(|registry| dhcp.metrics().register(registry));
         let environments = Arc::new(Environments::new(&settings, publisher.clone(), store.clone()));
         let machines = Arc::new(Machines::open(store.clone())?);
         let timeline = Timeline::open(state.join("control/boots.jsonl"), metrics.clone());
@@ -106,6 +113,7 @@ impl Control {
             operators,
             operators_tcp,
             edge,
+            dhcp,
             store,
             publisher,
             environments,
@@ -132,7 +140,7 @@ impl Control {
     /// # Errors
     /// When what must be published first cannot be.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
-        let Self { settings, nodes, operators, operators_tcp, edge, store, publisher, .. } = self;
+        let Self { settings, nodes, operators, operators_tcp, edge, dhcp, store, publisher, .. } = self;
         let Self { environments, machines, timeline, observer, observations, metrics, scripts, .. } = self;
         let node = Arc::new(Node {
             settings: settings.clone(),
@@ -165,6 +173,12 @@ impl Control {
         if let Some(listener) = operators_tcp {
             tasks.spawn(http::serve(Listener::Tcp(listener), app, limits::API_CONNECTIONS, stop.clone()));
         }
+        let (seeing, ending) = (observer.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(e) = dhcp.run(seeing, ending).await {
+                tracing::error!(error = %e, "DHCP has ended: machines get no boot file; restart stoker-control");
+            }
+        });
         if let Some(folder) = settings.bundle.clone() {
             let environments = environments.clone();
             tasks.spawn(async move {
@@ -197,6 +211,16 @@ impl Control {
         drop(store);
         Ok(())
     }
+}
+
+/// Where DHCP is answered. The configuration has made sure that there is an
+/// interface and an IPv4 address unless DHCP is off.
+fn places(settings: &Settings) -> Vec<Place> {
+    let (Some(interface), std::net::IpAddr::V4(address)) = (settings.interface.clone(), settings.address) else {
+        return Vec::new();
+    };
+    let (http_port, edge_http_port) = (settings.http_port, settings.edge_http_port);
+    vec![Place { interface, address, http_port, edge_http_port }]
 }
 
 fn folder_of(state: &Path, name: &str) -> Result<(), StartError> {

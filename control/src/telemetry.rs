@@ -14,7 +14,12 @@ use std::sync::{Mutex, PoisonError};
 pub fn init_logs(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STOKER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(color)
+        .with_target(false);
     // A second initialisation (tests) keeps the first.
     let _ = match format {
         LogFormat::Text => lines.try_init(),
@@ -47,7 +52,7 @@ impl Metrics {
     /// Registers them.
     pub fn new(observer: Observer) -> Self {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("stoker_control")),
+            registry: Mutex::new(Registry::default()),
             scripts: Family::default(),
             reports: Family::default(),
             observations: Counter::default(),
@@ -57,7 +62,8 @@ impl Metrics {
             booting: Gauge::default(),
             observer,
         };
-        metrics.register(|r| {
+        metrics.register(|registry| {
+            let r = registry.sub_registry_with_prefix("stoker_control");
             r.register("scripts", "iPXE scripts asked for, by kind and HTTP status", metrics.scripts.clone());
             r.register("agent_reports", "Reports of agents, by kind and HTTP status", metrics.reports.clone());
             r.register("observations", "Milestones taken into the timeline", metrics.observations.clone());

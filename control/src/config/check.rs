@@ -34,6 +34,13 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
     }
     let dhcp_node = top.take("dhcp");
     let dhcp = dhcp_settings(&mut top, dhcp_node, flags);
+    if dhcp.mode != dhcp::Mode::Off
+        && (interface.is_none() || address.is_some_and(|a| a.is_ipv6()))
+        && address.is_some()
+    {
+        let remedy = "give --interface and an IPv4 --address, or write `dhcp: {mode: off}`";
+        top.complain(0, "dhcp", "DHCP is for IPv4 on an interface of this host", remedy);
+    }
     let bundle = flags.bundle.clone().or(top.text("bundle").map(|dir| folder.join(dir)));
     let environments = environments(&mut top);
     let default_line = line_of(&top, "default_environment");
