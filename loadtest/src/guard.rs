@@ -1,7 +1,7 @@
 //! A load generator must not hit a network by mistake.
 
 use anyhow::{Result, bail};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 /// Refuses targets that are neither this machine nor inside a network
 /// namespace made for tests, unless the operator says that the network is theirs.
@@ -19,8 +19,9 @@ pub fn check(target: IpAddr, network_is_mine: bool) -> Result<()> {
 }
 
 fn is_of_this_host(address: IpAddr) -> bool {
-    // Only a local address can be bound. The unspecified one always can, and is no target.
-    !address.is_unspecified() && !address.is_multicast() && UdpSocket::bind((address, 0)).is_ok()
+    // Only a local address can be bound, and these three, which are no single machine.
+    let crowd = address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST;
+    !crowd && UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn in_a_namespace_of_our_own() -> bool {
