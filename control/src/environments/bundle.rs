@@ -14,7 +14,7 @@ use std::path::Path;
 /// A bundle whose files are all in the object folder.
 #[derive(Clone, Debug)]
 pub struct Bundle {
-    /// Its version.
+    /// What it is made of, for people.
     pub version: String,
     /// The names to publish.
     pub names: Names,
@@ -41,7 +41,8 @@ pub enum BadBundle {
 
 #[derive(Deserialize)]
 struct Index {
-    version: String,
+    /// For people, such as `linux 6.12.107-1 agent 0.1.0`.
+    name: String,
     files: Vec<IndexFile>,
 }
 
@@ -93,7 +94,7 @@ impl Bundle {
             }
             names.insert(file.path, wanted.entry(&file.content_type));
         }
-        Ok(Self { version: index.version, names, args: BTreeMap::new() })
+        Ok(Self { version: index.name, names, args: BTreeMap::new() })
     }
 
     /// Its environments, for the operator.
@@ -138,7 +139,7 @@ mod tests {
                 serde_json::json!({"path": path, "sha256": ObjectId::of(says), "length": says.len(), "content_type": "application/efi", "role": "x", "arch": "x86_64"})
             })
             .collect();
-        let text = serde_json::json!({"version": "1", "files": files}).to_string();
+        let text = serde_json::json!({"version": 1, "name": "1", "files": files}).to_string();
         std::fs::write(dir.join("bundle.json"), text).unwrap();
     }
 
@@ -166,7 +167,7 @@ mod tests {
         index(&[], dir.path());
         std::fs::write(
             dir.path().join("bundle.json"),
-            br#"{"version":"1","files":[{"path":"../x","sha256":"00","length":1}]}"#,
+            br#"{"version":1,"name":"1","files":[{"path":"../x","sha256":"00","length":1}]}"#,
         )
         .unwrap();
         assert!(matches!(Bundle::load(dir.path(), publisher.objects()), Err(BadBundle::Unreadable(..))));
