@@ -43,7 +43,9 @@ pub fn build(repository: &Path, arch: &str, offline: bool) -> Result<PathBuf> {
         let key = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         cargo.env(key, linker);
     }
-    cargo.args(["build", "--quiet", "--profile", "agent", "-p", "stoker-agent", "--target", target, "--target-dir"]).arg(&home);
+    cargo
+        .args(["build", "--quiet", "--profile", "agent", "-p", "stoker-agent", "--target", target, "--target-dir"])
+        .arg(&home);
     if offline {
         cargo.arg("--offline");
     }
@@ -67,7 +69,9 @@ fn has_std(target: &str) -> bool {
 /// Whether an ELF program names no interpreter (PT_INTERP; System V ABI, chapter 5).
 fn is_static(elf: &[u8]) -> bool {
     const PT_INTERP: u64 = 3;
-    let number = |at: usize, length: usize| elf.get(at..at + length).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)));
+    let number = |at: usize, length: usize| {
+        elf.get(at..at + length).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+    };
     let headers = || Some((number(0x20, 8)? as usize, number(0x36, 2)? as usize, number(0x38, 2)? as usize));
     let Some((table, size, count)) = headers().filter(|_| elf.starts_with(b"\x7fELF\x02\x01")) else { return false };
     (0..count).all(|i| table.checked_add(i * size).and_then(|at| number(at, 4)).is_some_and(|kind| kind != PT_INTERP))

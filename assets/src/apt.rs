@@ -45,9 +45,9 @@ impl Apt {
         }
         let apt = Self { root };
         let stamp = apt.root.join("updated");
-        let fresh = fs::metadata(&stamp).and_then(|m| m.modified()).is_ok_and(|at| {
-            SystemTime::now().duration_since(at).is_ok_and(|age| age < INDEX_AGE)
-        });
+        let fresh = fs::metadata(&stamp)
+            .and_then(|m| m.modified())
+            .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < INDEX_AGE));
         if !fresh {
             apt.configure(suite)?;
             progress(&format!("fetching the index of {suite}"));
@@ -63,7 +63,11 @@ impl Apt {
     /// When apt cannot be run.
     pub fn show(&self, name: &str, version: Option<&str>) -> Result<Option<Found>> {
         let name = version.map_or_else(|| name.to_string(), |version| format!("{name}={version}"));
-        let output = self.command("apt-cache").args(["show", "--no-all-versions", &name]).output().context("cannot run apt-cache")?;
+        let output = self
+            .command("apt-cache")
+            .args(["show", "--no-all-versions", &name])
+            .output()
+            .context("cannot run apt-cache")?;
         // A package that is not there is exit code 100 and nothing on standard output.
         Ok(parse(&String::from_utf8_lossy(&output.stdout)))
     }
@@ -79,7 +83,8 @@ impl Apt {
         let mut command = self.command("apt-get");
         command.current_dir(&folder).args(["-q", "download", &format!("{name}={version}")]);
         run(&mut command)?;
-        let deb = fs::read_dir(&folder)?.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "deb"));
+        let deb =
+            fs::read_dir(&folder)?.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "deb"));
         deb.with_context(|| format!("apt-get download left no file for {name}"))
     }
 
@@ -120,7 +125,8 @@ impl Apt {
 /// Proxies, time limits, certificates, credentials: not what to fetch (other
 /// programs add index targets), nor anything that runs commands.
 fn is_network_setting(line: &str) -> bool {
-    line.starts_with("Acquire::") && !["IndexTargets", "Languages", "GzipIndexes", "Retries"].iter().any(|w| line[9..].starts_with(w))
+    line.starts_with("Acquire::")
+        && !["IndexTargets", "Languages", "GzipIndexes", "Retries"].iter().any(|w| line[9..].starts_with(w))
 }
 
 /// The Debian mirror that this machine's apt uses.
@@ -138,7 +144,9 @@ fn pick_mirror(targets: &str) -> Option<String> {
     const SUITES: [&str; 6] = ["bookworm", "trixie", "forky", "stable", "testing", "sid"];
     let rows = || targets.lines().filter_map(|l| l.splitn(4, '|').collect::<Vec<_>>().try_into().ok());
     let named = rows().find(|[origin, label, _, _]: &[&str; 4]| *origin == "Debian" && *label == "Debian");
-    let guessed = || rows().find(|[_, _, release, uri]| SUITES.contains(release) && uri.trim_end_matches('/').ends_with("debian"));
+    let guessed = || {
+        rows().find(|[_, _, release, uri]| SUITES.contains(release) && uri.trim_end_matches('/').ends_with("debian"))
+    };
     named.or_else(guessed).map(|[_, _, _, uri]| uri.to_string())
 }
 
@@ -180,7 +188,10 @@ mod tests {
 
     #[test]
     fn a_record_is_read() {
-        let found = parse("Package: ipxe\nVersion: 1.21.1-1\nArchitecture: all\nDepends: a (= 1), b\nSize: 12\nSHA256: abc\n\n").unwrap();
+        let found = parse(
+            "Package: ipxe\nVersion: 1.21.1-1\nArchitecture: all\nDepends: a (= 1), b\nSize: 12\nSHA256: abc\n\n",
+        )
+        .unwrap();
         assert_eq!((found.package.as_str(), found.size, found.depends.as_str()), ("ipxe", 12, "a (= 1), b"));
         assert_eq!(parse(""), None);
     }

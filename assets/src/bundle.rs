@@ -89,7 +89,14 @@ pub fn build(plan: &Plan, store: &Store) -> Result<Bundle> {
     let mut files = Vec::new();
     let mut publish = |path: &str, content_type: &str, role: Role, arch: &str| -> Result<()> {
         let (sha256, length) = digest(&out.join(path))?;
-        files.push(Entry { path: path.into(), sha256, length, content_type: content_type.into(), role, arch: arch.into() });
+        files.push(Entry {
+            path: path.into(),
+            sha256,
+            length,
+            content_type: content_type.into(),
+            role,
+            arch: arch.into(),
+        });
         Ok(())
     };
 
@@ -113,7 +120,8 @@ pub fn build(plan: &Plan, store: &Store) -> Result<Bundle> {
             }
             Err(e) => return Err(e),
         };
-        let (kernel, debian) = if arch == "arm64" { (packages::KERNEL_ARM64, "arm64") } else { (packages::KERNEL_X86_64, "amd64") };
+        let (kernel, debian) =
+            if arch == "arm64" { (packages::KERNEL_ARM64, "arm64") } else { (packages::KERNEL_X86_64, "amd64") };
         let (package, pin) = store.unpacked(&kernel)?;
         let selection = modules::select(&package, modules::DRIVERS)?;
         if !selection.missing.is_empty() {
@@ -156,9 +164,10 @@ pub fn firmware(out: &Path, arm64: bool, store: &Store) -> Result<()> {
             copy(&aavmf.join("usr/share/AAVMF").join(name), &folder.join(name))?;
         }
     }
-    for (want, source, target) in
-        [(packages::ROMS, "usr/share/qemu", folder.clone()), (packages::ROMS_2019, "usr/lib/ipxe/qemu", folder.join("2019"))]
-    {
+    for (want, source, target) in [
+        (packages::ROMS, "usr/share/qemu", folder.clone()),
+        (packages::ROMS_2019, "usr/lib/ipxe/qemu", folder.join("2019")),
+    ] {
         let (package, _) = store.unpacked(&want)?;
         let source = package.join(source);
         let roms = fs::read_dir(&source).with_context(|| format!("cannot list {}", source.display()))?;
@@ -175,7 +184,8 @@ pub fn firmware(out: &Path, arm64: bool, store: &Store) -> Result<()> {
 /// All that differs, in one message.
 pub fn verify(folder: &Path) -> Result<Bundle> {
     let path = folder.join(FILE);
-    let text = fs::read(&path).with_context(|| format!("no bundle in {}: run `stoker-bundle build`", folder.display()))?;
+    let text =
+        fs::read(&path).with_context(|| format!("no bundle in {}: run `stoker-bundle build`", folder.display()))?;
     let bundle: Bundle = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
     if bundle.version != VERSION {
         bail!("{} is of version {}, this program knows {VERSION}", path.display(), bundle.version);

@@ -88,7 +88,8 @@ mod tests {
         let module = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(module.path(), b"module").unwrap();
         let files = BTreeMap::from([("kernel/a.ko.xz".to_string(), module.path().to_path_buf())]);
-        let selection = Selection { release: "6.1-x".into(), files, dep: "kernel/a.ko.xz:\n".into(), ..Selection::default() };
+        let selection =
+            Selection { release: "6.1-x".into(), files, dep: "kernel/a.ko.xz:\n".into(), ..Selection::default() };
         let packed = build(b"the agent", &selection).unwrap();
         assert_eq!(packed, build(b"the agent", &selection).unwrap(), "the same contents must be the same bytes");
         (packed, selection)
@@ -98,7 +99,12 @@ mod tests {
     fn cpio_reads_the_archive() {
         let (packed, _) = sample();
         let raw = zstd::decode_all(&packed[..]).unwrap();
-        let mut cpio = Command::new("cpio").args(["-itv", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut cpio = Command::new("cpio")
+            .args(["-itv", "--quiet"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         cpio.stdin.take().unwrap().write_all(&raw).unwrap();
         let output = cpio.wait_with_output().unwrap();
         assert!(output.status.success());

@@ -86,7 +86,9 @@ fn main() -> Result<()> {
             let plan = Plan { out, repository: repository()?, archs: arch, agent, offline: from.offline };
             bundle::build(&plan, &from.store()?)?;
         }
-        Command::Firmware { from, out, arch } => bundle::firmware(&out, arch.iter().any(|a| a == "arm64"), &from.store()?)?,
+        Command::Firmware { from, out, arch } => {
+            bundle::firmware(&out, arch.iter().any(|a| a == "arm64"), &from.store()?)?
+        }
         Command::Verify { dir } => {
             let bundle = bundle::verify(&dir)?;
             println!("{}: {} files are as they were built ({})", dir.display(), bundle.files.len(), bundle.name);

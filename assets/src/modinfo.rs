@@ -73,7 +73,8 @@ fn section<'a>(elf: &'a [u8], name: &[u8]) -> Result<&'a [u8]> {
     let (size, count, names) = (number(elf, 0x3a, 2)? as usize, number(elf, 0x3c, 2)?, number(elf, 0x3e, 2)? as usize);
     let header = |i: usize| table.checked_add(i.checked_mul(size)?);
     let span = |at: usize| -> Result<&'a [u8]> {
-        let (offset, length) = (usize::try_from(number(elf, at + 0x18, 8)?)?, usize::try_from(number(elf, at + 0x20, 8)?)?);
+        let (offset, length) =
+            (usize::try_from(number(elf, at + 0x18, 8)?)?, usize::try_from(number(elf, at + 0x20, 8)?)?);
         offset.checked_add(length).and_then(|end| elf.get(offset..end)).context("a section lies outside of the file")
     };
     let names = span(header(names).context("bad section table")?)?;

@@ -11,16 +11,63 @@ use std::path::{Path, PathBuf};
 /// nothing without firmware that Debian's kernel package cannot carry (bnx2, bnx2x, qed, cxgb4).
 pub const DRIVERS: &[&str] = &[
     // network: virtual machines
-    "virtio_net", "vmxnet3", "e1000", "8139cp", "8139too", "ena", "gve", "hv_netvsc",
+    "virtio_net",
+    "vmxnet3",
+    "e1000",
+    "8139cp",
+    "8139too",
+    "ena",
+    "gve",
+    "hv_netvsc",
     // network: servers
-    "e1000e", "igb", "igc", "ixgbe", "ixgbevf", "i40e", "iavf", "ice", "mlx4_en", "mlx5_core", "bnxt_en", "tg3", "r8169",
-    "be2net", "enic", "atlantic", "sfc", "ionic", "hinic",
+    "e1000e",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "i40e",
+    "iavf",
+    "ice",
+    "mlx4_en",
+    "mlx5_core",
+    "bnxt_en",
+    "tg3",
+    "r8169",
+    "be2net",
+    "enic",
+    "atlantic",
+    "sfc",
+    "ionic",
+    "hinic",
     // disks
-    "virtio_blk", "virtio_scsi", "nvme", "vmd", "ahci", "ata_piix", "sd_mod", "megaraid_sas", "mpt3sas", "hpsa", "smartpqi",
-    "aacraid", "arcmsr", "isci", "mvsas", "vmw_pvscsi", "hv_storvsc", "usb_storage", "uas", "xhci_pci", "ehci_pci",
-    "sdhci_pci", "sdhci_acpi", "mmc_block",
+    "virtio_blk",
+    "virtio_scsi",
+    "nvme",
+    "vmd",
+    "ahci",
+    "ata_piix",
+    "sd_mod",
+    "megaraid_sas",
+    "mpt3sas",
+    "hpsa",
+    "smartpqi",
+    "aacraid",
+    "arcmsr",
+    "isci",
+    "mvsas",
+    "vmw_pvscsi",
+    "hv_storvsc",
+    "usb_storage",
+    "uas",
+    "xhci_pci",
+    "ehci_pci",
+    "sdhci_pci",
+    "sdhci_acpi",
+    "mmc_block",
     // the machine itself
-    "efivarfs", "ipmi_si", "ipmi_devintf",
+    "efivarfs",
+    "ipmi_si",
+    "ipmi_devintf",
 ];
 
 /// A set of modules of one kernel.
@@ -65,7 +112,8 @@ pub fn select(package: &Path, drivers: &[&str]) -> Result<Selection> {
     }
     for (name, info) in &infos {
         let file = &all[name];
-        let relative = |file: &Path| file.strip_prefix(&root).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+        let relative =
+            |file: &Path| file.strip_prefix(&root).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
         let mut order = Vec::new();
         load_order(name, &infos, &mut order);
         order.pop(); // the module itself
@@ -136,7 +184,10 @@ mod tests {
 
     #[test]
     fn needs_come_first_and_once_even_in_a_circle() {
-        let info = |depends: &[&str]| Modinfo { depends: depends.iter().map(|d| d.to_string()).collect(), ..Modinfo::default() };
+        let info = |depends: &[&str]| Modinfo {
+            depends: depends.iter().map(|d| d.to_string()).collect(),
+            ..Modinfo::default()
+        };
         let infos = BTreeMap::from([
             ("virtio_net".to_string(), info(&["net_failover", "failover"])),
             ("net_failover".to_string(), info(&["failover"])),

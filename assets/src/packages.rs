@@ -25,9 +25,11 @@ pub struct Want {
 pub const IPXE: Want = Want { name: "ipxe", suite: "trixie", architecture: "amd64", through: false };
 /// Kernels for the agent. The generic one: the cloud kernel starts no faster (4.4 against
 /// 4.5 s under TCG) and lacks the drivers of real servers.
-pub const KERNEL_X86_64: Want = Want { name: "linux-image-amd64", suite: "trixie", architecture: "amd64", through: true };
+pub const KERNEL_X86_64: Want =
+    Want { name: "linux-image-amd64", suite: "trixie", architecture: "amd64", through: true };
 /// As [`KERNEL_X86_64`].
-pub const KERNEL_ARM64: Want = Want { name: "linux-image-arm64", suite: "trixie", architecture: "arm64", through: true };
+pub const KERNEL_ARM64: Want =
+    Want { name: "linux-image-arm64", suite: "trixie", architecture: "arm64", through: true };
 /// UEFI for virtual machines.
 pub const OVMF: Want = Want { name: "ovmf", suite: "trixie", architecture: "amd64", through: false };
 /// UEFI for virtual arm64 machines.
@@ -59,7 +61,8 @@ impl Store {
     /// When it is neither cached nor to be had.
     pub fn unpacked(&self, want: &Want) -> Result<(PathBuf, Pin)> {
         let pin = self.lock.pin(want.name, want.suite).cloned();
-        let pin = pin.with_context(|| format!("{} of {} is not in the lock; run `stoker-bundle lock`", want.name, want.suite))?;
+        let pin = pin
+            .with_context(|| format!("{} of {} is not in the lock; run `stoker-bundle lock`", want.name, want.suite))?;
         let (deb, pin) = self.deb(want, pin)?;
         let folder = self.cache.join("unpacked").join(&pin.sha256);
         if !folder.is_dir() {
@@ -75,13 +78,22 @@ impl Store {
             return Ok((cached, pin));
         }
         if self.offline {
-            bail!("{} {} is not in the cache {} and --offline was given", pin.package, pin.version, self.cache.display());
+            bail!(
+                "{} {} is not in the cache {} and --offline was given",
+                pin.package,
+                pin.version,
+                self.cache.display()
+            );
         }
         let apt = Apt::open(&self.cache.join("apt"), want.suite)?;
         let name = format!("{}:{}", pin.package, want.architecture);
         if let Some(found) = apt.show(&name, Some(&pin.version))? {
             if !found.sha256.eq_ignore_ascii_case(&pin.sha256) {
-                bail!("{} {} has other bytes on the mirror than in the lock: do not trust that mirror", pin.package, pin.version);
+                bail!(
+                    "{} {} has other bytes on the mirror than in the lock: do not trust that mirror",
+                    pin.package,
+                    pin.version
+                );
             }
             return Ok((self.fetch(&apt, &name, &found)?, pin));
         }
@@ -140,8 +152,10 @@ fn resolve(apt: &Apt, want: &Want) -> Result<Found> {
     if !want.through {
         return Ok(found);
     }
-    let inner = found.depends.split([' ', ',', '(']).next().filter(|d| !d.is_empty()).with_context(missing)?.to_string();
-    apt.show(&format!("{inner}:{}", want.architecture), None)?.with_context(|| format!("{} needs {inner}, which is missing", want.name))
+    let inner =
+        found.depends.split([' ', ',', '(']).next().filter(|d| !d.is_empty()).with_context(missing)?.to_string();
+    apt.show(&format!("{inner}:{}", want.architecture), None)?
+        .with_context(|| format!("{} needs {inner}, which is missing", want.name))
 }
 
 impl Found {
@@ -164,7 +178,12 @@ fn unpack(deb: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(parent)?;
     let partial = parent.join(format!("partial-{}", std::process::id()));
     let _ = fs::remove_dir_all(&partial);
-    let status = Command::new("dpkg-deb").arg("-x").arg(deb).arg(&partial).status().context("cannot run dpkg-deb; install dpkg")?;
+    let status = Command::new("dpkg-deb")
+        .arg("-x")
+        .arg(deb)
+        .arg(&partial)
+        .status()
+        .context("cannot run dpkg-deb; install dpkg")?;
     if !status.success() {
         bail!("dpkg-deb cannot unpack {}: {status}", deb.display());
     }

@@ -49,7 +49,9 @@ pub fn parse(line: &str) -> Args {
             "stoker.ip" => ip = read(&mut args.complaints, word, value),
             "stoker.netmask" => mask = read(&mut args.complaints, word, value),
             "stoker.gw" => gateway = read(&mut args.complaints, word, value),
-            "stoker.dns" => dns.extend(value.split(',').filter_map(|d| read::<Ipv4Addr>(&mut args.complaints, word, d))),
+            "stoker.dns" => {
+                dns.extend(value.split(',').filter_map(|d| read::<Ipv4Addr>(&mut args.complaints, word, d)))
+            }
             _ => {}
         }
     }
@@ -109,7 +111,9 @@ mod tests {
 
     #[test]
     fn settings_that_ipxe_left_empty_are_as_if_absent() {
-        let args = parse("stoker.control=10.0.0.1:8081 stoker.ip=10.0.0.9 stoker.netmask= stoker.dns= BOOTIF=01-52-54-00-00-00-01");
+        let args = parse(
+            "stoker.control=10.0.0.1:8081 stoker.ip=10.0.0.9 stoker.netmask= stoker.dns= BOOTIF=01-52-54-00-00-00-01",
+        );
         assert_eq!(args.control.as_deref(), Some("http://10.0.0.1:8081"));
         assert_eq!(args.address, None);
         assert_eq!(args.mac, Some(Mac([0x52, 0x54, 0, 0, 0, 1])));

@@ -25,8 +25,12 @@ pub fn open() {
         let flags = rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
         OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open(path)
     };
-    let mut out: Vec<Out> =
-        active.split_ascii_whitespace().take(MAX_CONSOLES).filter_map(|name| open(&format!("/dev/{name}")).ok()).map(Out::Tty).collect();
+    let mut out: Vec<Out> = active
+        .split_ascii_whitespace()
+        .take(MAX_CONSOLES)
+        .filter_map(|name| open(&format!("/dev/{name}")).ok())
+        .map(Out::Tty)
+        .collect();
     if let Ok(file) = open("/dev/kmsg") {
         out.push(Out::Kmsg(file));
     }

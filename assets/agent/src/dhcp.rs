@@ -197,7 +197,8 @@ fn read(m: &[u8], mac: Mac, xid: u32) -> Option<Reply> {
     }
     let ip = |bytes: &[u8]| bytes.first_chunk::<4>().map(|b| Ipv4Addr::from(*b));
     let yiaddr = ip(m.get(16..20)?)?;
-    let (mut kind, mut mask, mut gateway, mut dns, mut seconds, mut server) = (None, None, None, Vec::new(), None, None);
+    let (mut kind, mut mask, mut gateway, mut dns, mut seconds, mut server) =
+        (None, None, None, Vec::new(), None, None);
     let mut rest = m.get(240..)?;
     while let Some((&code, after)) = rest.split_first() {
         match code {

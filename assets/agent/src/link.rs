@@ -48,7 +48,9 @@ fn read(folder: PathBuf) -> Option<Link> {
 
 /// One attribute of sysfs, trimmed; none where it is missing or unreadable (the speed of a link that is down is).
 pub fn text(folder: &Path, name: &str) -> Option<String> {
-    fs::read(folder.join(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().trim_end_matches('\0').to_string())
+    fs::read(folder.join(name))
+        .ok()
+        .map(|bytes| String::from_utf8_lossy(&bytes).trim().trim_end_matches('\0').to_string())
 }
 
 /// As [`text`], a number.

@@ -36,7 +36,12 @@ fn main() -> ExitCode {
     let mut gaps = sys::mount_all();
     console::open();
     let args = cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
-    say!("version {} on Linux {}, {:.1} s after power", env!("CARGO_PKG_VERSION"), sys::kernel_release(), sys::uptime_s());
+    say!(
+        "version {} on Linux {}, {:.1} s after power",
+        env!("CARGO_PKG_VERSION"),
+        sys::kernel_release(),
+        sys::uptime_s()
+    );
     gaps.extend(args.complaints.iter().cloned());
 
     let mut modules = Modules::open(&Path::new("/lib/modules").join(sys::kernel_release()));
@@ -49,7 +54,9 @@ fn main() -> ExitCode {
     let Some(link) = link else { hold("no network interface has a link; check cables and `stoker.mac=`") };
     let boot_mac = args.mac.or(Some(link.mac));
     let mut network = Network::start(link, &args);
-    let Some(control) = args.control.as_deref() else { hold("the command line has no stoker.control=http://HOST:PORT") };
+    let Some(control) = args.control.as_deref() else {
+        hold("the command line has no stoker.control=http://HOST:PORT")
+    };
 
     gaps.extend(modules.failures.iter().cloned());
     let hello = hello(&args, boot_mac, gaps);
@@ -129,7 +136,11 @@ fn tell_facts(facts: &Facts) {
     let uuid = facts.system.uuid.map_or_else(|| "without UUID".to_string(), |uuid| uuid.to_string());
     let (cores, memory) = (facts.compute.total_core_count, facts.memory.total_bytes >> 20);
     let (disks, nics) = (facts.storage.len(), facts.network.len());
-    say!("{} {} {uuid}: {cores} cores, {memory} MiB, {disks} disks, {nics} interfaces", facts.system.manufacturer, facts.system.product_name);
+    say!(
+        "{} {} {uuid}: {cores} cores, {memory} MiB, {disks} disks, {nics} interfaces",
+        facts.system.manufacturer,
+        facts.system.product_name
+    );
     facts.gaps.iter().for_each(|gap| say!("not found out: {gap}"));
 }
 
@@ -191,7 +202,9 @@ fn act(talk: &Talk, hello: &Hello, progress: &mut Progress, action: Action) {
     for _ in 0..FAREWELLS {
         match talk.status(&status(hello, progress)) {
             // Control may have thought better of it in the meantime.
-            Ok(answer) if answer.order.id != progress.order => return progress.failed("order withdrawn before it was begun"),
+            Ok(answer) if answer.order.id != progress.order => {
+                return progress.failed("order withdrawn before it was begun");
+            }
             Ok(_) => break,
             Err(_) => std::thread::sleep(talk::back_off(1)),
         }
@@ -227,7 +240,8 @@ fn hold(why: &str) -> ! {
 
 /// Run by a person on a running system: looks, and changes nothing.
 fn by_hand(words: &[String]) -> ExitCode {
-    const USAGE: &str = "usage: stoker-agent --dump | --once stoker.control=http://HOST:PORT [stoker.mac=MAC] [stoker.attempt=ID]";
+    const USAGE: &str =
+        "usage: stoker-agent --dump | --once stoker.control=http://HOST:PORT [stoker.mac=MAC] [stoker.attempt=ID]";
     let (flags, settings): (Vec<&str>, Vec<&str>) = words.iter().map(String::as_str).partition(|w| w.starts_with("--"));
     let args = cmdline::parse(&settings.join(" "));
     let hello = hello(&args, args.mac, args.complaints.clone());

@@ -6,6 +6,7 @@ use crate::{say, sys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Levels of folders below /sys/devices that are walked.
 const MAX_DEPTH: usize = 24;
@@ -22,6 +23,9 @@ pub struct Wanted {
     /// All others.
     pub others: Vec<String>,
 }
+
+/// A driver that takes longer is named on the console (probing of disk shelves does).
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What can be loaded, and for which devices.
 #[derive(Debug, Default)]
@@ -41,7 +45,9 @@ pub struct Modules {
 impl Modules {
     /// Reads the two files in `folder` (`/lib/modules/RELEASE`). Without them nothing can be loaded, which is said.
     pub fn open(folder: &Path) -> Self {
-        let read = |name: &str| fs::read_to_string(folder.join(name)).map_err(|e| format!("{}: {e}", folder.join(name).display()));
+        let read = |name: &str| {
+            fs::read_to_string(folder.join(name)).map_err(|e| format!("{}: {e}", folder.join(name).display()))
+        };
         match read("modules.dep").and_then(|dep| Ok((dep, read("modules.alias")?))) {
             Ok((dep, alias)) => Self::parse(folder, &dep, &alias),
             Err(e) => Self { failures: vec![format!("no loadable drivers: {e}")], ..Self::default() },
@@ -72,15 +78,20 @@ impl Modules {
         let fresh: Vec<String> = found.difference(&self.seen).cloned().collect();
         self.seen.extend(found);
         let wanted: BTreeSet<String> = fresh.iter().flat_map(|modalias| self.matching(modalias)).collect();
-        let is_network =
-            |module: &String| self.files.get(module).is_some_and(|(file, _)| file.to_string_lossy().contains("/drivers/net/"));
+        let is_network = |module: &String| {
+            self.files.get(module).is_some_and(|(file, _)| file.to_string_lossy().contains("/drivers/net/"))
+        };
         let (network, others) = wanted.into_iter().filter(|m| !self.tried.contains(m)).partition(is_network);
         Wanted { network, others }
     }
 
     /// The modules that say they know such a device.
     pub fn matching(&self, modalias: &str) -> Vec<String> {
-        self.aliases.iter().filter(|(pattern, _)| matches(pattern.as_bytes(), modalias.as_bytes())).map(|(_, m)| m.clone()).collect()
+        self.aliases
+            .iter()
+            .filter(|(pattern, _)| matches(pattern.as_bytes(), modalias.as_bytes()))
+            .map(|(_, m)| m.clone())
+            .collect()
     }
 
     /// Loads each of these and what it needs.
@@ -102,7 +113,12 @@ impl Modules {
             return false;
         }
         let Some((file, _)) = self.files.get(module) else { return false };
-        match sys::load_module(file) {
+        let start = Instant::now();
+        let outcome = sys::load_module(file);
+        if start.elapsed() > SLOW {
+            say!("driver {module} took {:.1} s", start.elapsed().as_secs_f64());
+        }
+        match outcome {
             Ok(()) => true,
             Err(e) => {
                 say!("driver {module} does not load: {e}");
@@ -190,7 +206,8 @@ mod tests {
 
     const DEP: &str = "kernel/drivers/net/virtio_net.ko.xz: kernel/drivers/net/net_failover.ko.xz kernel/net/core/failover.ko.xz\n\
                        kernel/net/core/failover.ko.xz:\nkernel/drivers/net/net_failover.ko.xz: kernel/net/core/failover.ko.xz\n";
-    const ALIAS: &str = "# Aliases\nalias virtio:d00000001v* virtio_net\nalias pci:v00008086d00001521sv*sd*bc*sc*i* igb\n";
+    const ALIAS: &str =
+        "# Aliases\nalias virtio:d00000001v* virtio_net\nalias pci:v00008086d00001521sv*sd*bc*sc*i* igb\n";
 
     #[test]
     fn a_device_finds_its_driver() {

@@ -132,7 +132,8 @@ impl Network {
         let apply = || -> std::io::Result<()> {
             let mut netlink = Netlink::open()?;
             netlink.link_up(self.link.index)?;
-            if let Some(old) = self.present.as_ref().filter(|old| (old.ip, old.prefix) != (address.ip, address.prefix)) {
+            if let Some(old) = self.present.as_ref().filter(|old| (old.ip, old.prefix) != (address.ip, address.prefix))
+            {
                 netlink.remove_address(self.link.index, old.ip, old.prefix)?;
             }
             netlink.add_address(self.link.index, address.ip, address.prefix)?;

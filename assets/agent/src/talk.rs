@@ -88,7 +88,11 @@ impl Talk {
 
 fn parse(text: &[u8]) -> Result<Answer, String> {
     let answer: Answer = serde_json::from_slice(text).map_err(|e| format!("an answer that is none: {e}"))?;
-    if answer.version < MIN { Err(format!("control speaks version {}, this agent {MIN} and later", answer.version)) } else { Ok(answer) }
+    if answer.version < MIN {
+        Err(format!("control speaks version {}, this agent {MIN} and later", answer.version))
+    } else {
+        Ok(answer)
+    }
 }
 
 /// How long to wait before the next poll: what control said, within bounds, and a tenth of jitter.

@@ -19,7 +19,11 @@ fn interface(link: &Link, addresses: &[InterfaceAddress]) -> Interface {
         flags: flag_names(flags.unwrap_or(0)),
         mtu: number(&link.folder, "mtu").unwrap_or(0),
         mac: Some(link.mac),
-        addresses: addresses.iter().filter(|a| a.index == link.index).map(|a| format!("{}/{}", a.ip, a.prefix)).collect(),
+        addresses: addresses
+            .iter()
+            .filter(|a| a.index == link.index)
+            .map(|a| format!("{}/{}", a.ip, a.prefix))
+            .collect(),
         // The kernel says -1 where it does not know.
         speed_mbps: number::<i64>(&link.folder, "speed").and_then(|s| u32::try_from(s).ok()).unwrap_or(0),
         link: link.has_carrier(),
@@ -30,8 +34,14 @@ fn interface(link: &Link, addresses: &[InterfaceAddress]) -> Interface {
 
 /// As Go's net.Flags prints them, which is what Sidero's users have seen.
 fn flag_names(flags: u32) -> String {
-    const NAMES: [(u32, &str); 6] =
-        [(1, "up"), (2, "broadcast"), (8, "loopback"), (0x10, "pointtopoint"), (0x1000, "multicast"), (0x40, "running")];
+    const NAMES: [(u32, &str); 6] = [
+        (1, "up"),
+        (2, "broadcast"),
+        (8, "loopback"),
+        (0x10, "pointtopoint"),
+        (0x1000, "multicast"),
+        (0x40, "running"),
+    ];
     let names: Vec<&str> = NAMES.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect();
     if names.is_empty() { "0".to_string() } else { names.join("|") }
 }

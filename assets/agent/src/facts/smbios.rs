@@ -186,7 +186,8 @@ fn texts(bytes: &[u8]) -> (Vec<String>, usize) {
             return (texts, at + if at == 0 { 2 } else { 1 });
         }
         let text = rest.get(..length).unwrap_or_default();
-        let text: String = text.iter().map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '?' }).collect();
+        let text: String =
+            text.iter().map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '?' }).collect();
         texts.push(text.trim().chars().take(MAX_TEXT).collect());
         at += length + 1;
     }

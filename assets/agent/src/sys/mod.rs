@@ -21,7 +21,9 @@ pub fn mount_all() -> Vec<String> {
     WHAT.iter()
         .filter_map(|(source, target, kind)| {
             let flags = if *kind == "devtmpfs" { MountFlags::NOSUID } else { flags };
-            match std::fs::create_dir_all(target).and_then(|()| Ok(mount(*source, *target, *kind, flags, None::<&CStr>)?)) {
+            match std::fs::create_dir_all(target)
+                .and_then(|()| Ok(mount(*source, *target, *kind, flags, None::<&CStr>)?))
+            {
                 Err(e) if e.raw_os_error() != Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                     Some(format!("cannot mount {kind} on {target}: {e}"))
                 }

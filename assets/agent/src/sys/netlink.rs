@@ -115,7 +115,11 @@ impl Netlink {
     /// The kernel's.
     pub fn addresses(&mut self) -> io::Result<Vec<InterfaceAddress>> {
         let messages = self.ask(RTM_GETADDR, NLM_F_DUMP, &[0; 8])?;
-        Ok(messages.iter().filter(|(kind, _)| *kind == RTM_NEWADDR).filter_map(|(_, body)| parse_address(body)).collect())
+        Ok(messages
+            .iter()
+            .filter(|(kind, _)| *kind == RTM_NEWADDR)
+            .filter_map(|(_, body)| parse_address(body))
+            .collect())
     }
 
     /// One request and all that the kernel answers to it: (type, body).
