@@ -5,7 +5,9 @@
 //! times what was measured on two quiet cores under TCG, so one set of limits
 //! serves hosts with KVM as well.
 
+mod matrix;
 mod rack;
+mod stage;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +31,21 @@ fn accel(images: &control::rack::Images) -> control::rack::Accel {
         slower(&format!("real firmware ran under {verdict}"));
     }
     verdict.accel
+}
+
+/// The driver to demand: `epoll` where this kernel refuses io_uring, and a word about it.
+fn usable(driver: &'static str) -> &'static str {
+    static REFUSED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let refused = REFUSED.get_or_init(|| {
+        let out = std::process::Command::new(stage::program("stoker-edge")).arg("--probe").output().unwrap();
+        let probe: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        probe["driver"] != "uring"
+    });
+    if driver == "uring" && *refused {
+        slower("the io_uring cases of the boot matrix ran on epoll: this kernel refuses io_uring");
+        return "epoll";
+    }
+    driver
 }
 
 /// Appends a line to the list that `STOKER_SLOWER_WAY` names: what this run could not do the fast way.

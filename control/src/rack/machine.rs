@@ -54,9 +54,11 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// A small server: 512 MiB, one processor, one disk of 2 GiB.
+    /// A small server: 512 MiB, one processor, a disk of 2 GiB, and an NVMe one of 1 GiB where there is UEFI.
     pub fn new(name: &str, firmware: Firmware) -> Self {
-        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks: vec![Disk::Virtio(2 << 30)] }
+        let nvme = firmware.is_uefi().then_some(Disk::Nvme(1 << 30));
+        let disks = std::iter::once(Disk::Virtio(2 << 30)).chain(nvme).collect();
+        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks }
     }
 
     /// Its hardware address, in QEMU's range.

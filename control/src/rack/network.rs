@@ -69,8 +69,9 @@ impl Network {
              link set up1 up\n"
         ))?;
         // A host without IPv6 can do without it; iPXE then waits for it in vain.
-        let _ = network
-            .ip(&format!("-6 addr add fe80::1/64 dev {BRIDGE} nodad\n-6 addr add fd77::1/64 dev {BRIDGE} nodad\n"));
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            network.ip(&format!("addr add fe80::1/64 dev {BRIDGE} nodad\naddr add fd77::1/64 dev {BRIDGE} nodad\n"))?;
+        }
         Ok(network)
     }
 

@@ -195,8 +195,11 @@ fn control_args(place: &Place<'_>) -> Result<Vec<String>, Failure> {
 }
 
 fn edge_args(place: &Place<'_>) -> Vec<String> {
-    let mut args =
-        vec!["--state".to_owned(), place.state.display().to_string(), "--driver".to_owned(), place.driver.to_owned()];
+    let state = place.state.display().to_string();
+    // Whoever presses Ctrl-C does not want to wait for the rest of an image.
+    let drain = (DRAIN.as_secs() - 1).to_string();
+    let flags = [("--state", state.as_str()), ("--driver", place.driver), ("--drain-timeout", &drain)];
+    let mut args: Vec<String> = flags.iter().flat_map(|(flag, value)| [flag.to_string(), value.to_string()]).collect();
     if let Some(workers) = place.workers {
         args.extend(["--workers".to_owned(), workers.to_string()]);
     }
