@@ -46,7 +46,7 @@ impl Stage {
         self.until("ready", READY, |stage| {
             let status: Status = stage.get("/api/v1/status")?;
             let edge = status.edge.as_ref()?;
-            (status.generation > 0 && edge.alive && edge.generation >= status.generation).then_some(status)
+            (status.bundle.is_some() && edge.alive && edge.generation >= status.generation).then_some(status)
         })
     }
 

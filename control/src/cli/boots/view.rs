@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub struct View {
     boots: BTreeMap<Mac, BootSummary>,
     names: BTreeMap<Mac, String>,
+    /// Boots that began before are not shown, ms since 1970 UTC.
+    since_ms: u64,
     synced: bool,
 }
 
@@ -19,6 +21,12 @@ impl View {
     /// Calls a machine by a name instead of its address.
     pub fn name(&mut self, mac: Mac, name: &str) {
         self.names.insert(mac, name.to_owned());
+    }
+
+    /// Shows only boots that begin from now on: those of an earlier run are history.
+    pub fn begin(&mut self, now_ms: u64) {
+        self.since_ms = now_ms;
+        self.boots.clear();
     }
 
     /// Takes in the state of a boot.
@@ -44,6 +52,9 @@ impl View {
             }
             WatchLine::Alive { .. } | WatchLine::Unknown => return Vec::new(),
         };
+        if boot.started_ms < self.since_ms {
+            return Vec::new();
+        }
         let old = self.boots.get(&boot.mac);
         let mut words = Vec::new();
         if self.synced {
@@ -215,6 +226,17 @@ mod tests {
         done.reached_ms = Some(9000);
         assert!(view.take(line(done.clone(), None)).concat().contains("agent ready after 8.0 s"));
         assert!(view.take(line(done, None)).is_empty(), "told once");
+    }
+
+    #[test]
+    fn boots_of_an_earlier_run_are_history() {
+        let mut view = View::default();
+        view.begin(2000);
+        view.take(line(boot(1, Phase::Agent), None));
+        assert_eq!(view.boot(boot(1, Phase::Agent).mac), None);
+        let later = BootSummary { started_ms: 2000, ..boot(1, Phase::Dhcp) };
+        view.take(line(later, None));
+        assert!(view.boot(boot(1, Phase::Agent).mac).is_some());
     }
 
     #[test]

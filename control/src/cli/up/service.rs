@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long both may take to be ready: a bundle of some hundred MB is hashed and copied once.
 const READY: Duration = Duration::from_secs(120);
+/// How long control may take to publish a bundle: it reads and checks some ten files.
+const BUNDLE: Duration = Duration::from_secs(30);
+const NO_BUNDLE: &str = "the bundle is not published";
 /// How often readiness is asked for.
 const ASK: Duration = Duration::from_millis(50);
 /// How long a service may take to end; the edge finishes transfers meanwhile.
@@ -58,6 +61,7 @@ struct Service {
 /// Both.
 pub struct Services {
     state: PathBuf,
+    with_bundle: bool,
     control: Service,
     edge: Service,
 }
@@ -67,7 +71,7 @@ impl Services {
     pub fn start(place: &Place<'_>) -> Result<Self, Failure> {
         let control = Service::start("stoker-control", control_args(place)?, place)?;
         let edge = Service::start("stoker-edge", edge_args(place), place)?;
-        Ok(Self { state: place.state.to_owned(), control, edge })
+        Ok(Self { state: place.state.to_owned(), with_bundle: place.bundle.is_some(), control, edge })
     }
 
     /// Waits until the edge serves what control has published.
@@ -89,11 +93,12 @@ impl Services {
                 Err(Failure::Unreachable(_)) => "control does not answer yet".clone_into(&mut last),
                 Err(e) => return Err(e),
             }
-            if began.elapsed() > READY {
+            let limit = if last == NO_BUNDLE { BUNDLE } else { READY };
+            if began.elapsed() > limit {
                 return Err(Failure::Failed(format!(
-                    "not ready after {} s: {last}; see {}",
-                    READY.as_secs(),
-                    self.state.join("log").display()
+                    "not ready after {} s: {last}:\n  {}",
+                    limit.as_secs(),
+                    log_tail(&self.control.process, &self.control.log)
                 )));
             }
             tokio::time::sleep(ASK).await;
@@ -107,6 +112,7 @@ impl Services {
             None => Some("the edge has not written its state".to_owned()),
             Some(edge) if edge.pid != pid => Some("the edge has not written its state since it started".to_owned()),
             _ if status.generation == 0 => Some("control has not published anything".to_owned()),
+            _ if self.with_bundle && status.bundle.is_none() => Some(NO_BUNDLE.to_owned()),
             Some(edge) if edge.generation < status.generation => {
                 Some(format!("the edge serves generation {}, published is {}", edge.generation, status.generation))
             }

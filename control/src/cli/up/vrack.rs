@@ -74,6 +74,7 @@ impl VirtualRack {
 
     /// Switches every machine on.
     pub fn power_on(&mut self, view: &mut View) -> Result<(), Failure> {
+        view.begin(control::observe::now_ms());
         for spec in self.specs.clone() {
             let (mac, name) = (spec.mac(), spec.name.clone());
             let machine = Machine::start(spec, &self.network, &self.images, self.verdict.accel, &self.folder);
