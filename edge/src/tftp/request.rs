@@ -135,10 +135,12 @@ impl Service {
     /// By TFTP the folder `tftp/` is the root; what is not there is looked for by its whole name.
     fn find(&self, name: &str) -> Result<Arc<Image>, No> {
         let in_folder = format!("tftp/{name}");
-        let named = self.catalog.get(&in_folder).or_else(|| self.catalog.get(name));
-        match named {
-            Some(named) => Ok(Arc::clone(&named.image)),
-            None => Err(no(Refusal::NotFound, ErrorCode::NOT_FOUND, "file not found")),
+        if let Some(named) = self.catalog.get(&in_folder).or_else(|| self.catalog.get(name)) {
+            Ok(Arc::clone(&named.image))
+        } else if self.catalog.refused(&in_folder) || self.catalog.refused(name) {
+            Err(no(Refusal::NotReady, ErrorCode::ACCESS, "file cannot be read at present"))
+        } else {
+            Err(no(Refusal::NotFound, ErrorCode::NOT_FOUND, "file not found"))
         }
     }
 

@@ -231,6 +231,16 @@ fn t10_a_name_that_means_nothing_is_error_1() {
 }
 
 #[test]
+fn t11_a_name_whose_object_could_not_be_loaded_is_error_2() {
+    let mut bench = Bench::multi();
+    let refused = ["tftp/damaged".into(), "env/x/vmlinuz".into()].into();
+    bench.service.catalog(Arc::new(Catalog { generation: 2, refused, ..Catalog::default() }));
+    for (name, code) in [("damaged", 2), ("tftp/damaged", 2), ("env/x/vmlinuz", 2), ("missing", 1)] {
+        assert!(is_error(&bench.rrq("10.0.0.7:5000", name, ""), code), "{name}");
+    }
+}
+
+#[test]
 fn t12_a_write_request_is_error_2() {
     let mut bench = Bench::multi();
     assert!(is_error(&bench.give(REQUESTS, "10.0.0.7:5000", &request(2, "nbp.efi", "octet", "tsize 5")), 2));
