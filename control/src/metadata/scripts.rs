@@ -152,6 +152,8 @@ fn agent_args(files: &Files, mac: Option<Mac>, control: &str, attempt: &str) -> 
         initrd_arg(files),
         "console=tty0".into(),
         if files.kernel.contains("arm64") { "console=ttyAMA0".into() } else { "console=ttyS0,115200".into() },
+        // A serial console of 115200 baud would take seconds for the kernel's whole log; warnings still show.
+        "quiet".into(),
         "panic=30".into(),
     ];
     args.push(mac.map_or_else(|| "stoker.mac=${netX/mac}".into(), |mac| format!("stoker.mac={mac}")));
