@@ -244,7 +244,7 @@ fn h30_slow_clients_are_cut_off_and_others_are_not() {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(50));
-                if since.elapsed() > Duration::from_millis(800) {
+                if since.elapsed() > Duration::from_millis(1600) {
                     break;
                 }
             }
@@ -264,7 +264,7 @@ fn h30_slow_clients_are_cut_off_and_others_are_not() {
         assert!(server.get("/f", "").body == file, "others are served meanwhile");
         let (status, after) = dribble.join().unwrap();
         assert!(status == Some(408) || status.is_none(), "{status:?}");
-        assert!(after < Duration::from_secs(5), "{after:?}");
+        assert!(after < Duration::from_secs(20), "{after:?}");
         assert_eq!(idle.rest().unwrap(), b"", "closed after the idle time");
         server.wait_for("the deaf client is cut off", |m| m.connections.get() == 0);
         let got = deaf.rest();
