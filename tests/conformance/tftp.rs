@@ -228,6 +228,25 @@ fn t44_the_block_size_fits_the_path() {
 }
 
 #[test]
+fn t42_every_block_size_is_served_as_agreed() {
+    let whole = nbp();
+    for driver in drivers() {
+        let server = Server::start(&Setup::new(driver), &[("tftp/file", &whole)]);
+        for blksize in [8, 511, 1024, 1428, 4096, 8192, 16_384, 32_768, 65_464] {
+            for windowsize in [None, Some(2), Some(64)] {
+                let ask = Ask { name: b"file", blksize: Some(blksize), windowsize, ..Ask::default() };
+                let (report, file) = fetch(server.addr, &ask);
+                assert!(
+                    report.end == Some(End::Complete) && file == whole,
+                    "{driver:?} {blksize} {windowsize:?}: {report:?}"
+                );
+                assert_eq!(report.agreed.unwrap().blksize(), blksize, "{driver:?}: loopback takes them all");
+            }
+        }
+    }
+}
+
+#[test]
 fn t60_block_numbers_wrap_either_way() {
     for driver in drivers() {
         for rollover in [Rollover::Zero, Rollover::One] {

@@ -41,7 +41,8 @@ pub struct Prober {
 const DISCARD: u16 = 9;
 /// Echo request (8), code 0, checksum 0xf7ff, identifier 0, sequence 0: the sum of all words is 0xffff.
 const ECHO: [u8; 8] = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
-const ARP_TABLE: &str = "/proc/net/arp";
+/// Of this thread's network namespace; `/proc/net` is that of the process's first thread.
+const ARP_TABLE: &str = "/proc/thread-self/net/arp";
 
 impl Prober {
     /// Opens the sockets and begins to listen. Must be called inside a runtime.
