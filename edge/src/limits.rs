@@ -85,8 +85,7 @@ const _: () = assert!(
         + 2 * UDP_SOCKETS
         + 2 * LISTENERS
         + CONNS_RESERVE
-        + 1
-        <= CQ_ENTRIES as usize
+        < CQ_ENTRIES as usize
 );
 const _: () = assert!(UDP_BUFFERS.is_power_of_two() && TCP_BUFFERS.is_power_of_two());
 // The largest window fits even where each block must go alone.
@@ -168,3 +167,27 @@ pub const TFTP_WINDOWSIZE: u16 = 64;
 const _: () = assert!(TFTP_TRANSFERS <= TFTP_SOURCES && TFTP_REQUESTS_BURST as usize >= TFTP_TRANSFERS);
 const _: () = assert!(TFTP_UNPROVEN_PER_CLIENT * 8 <= TFTP_TRANSFERS);
 const _: () = assert!(TFTP_WINDOWSIZE <= WINDOW_MAX);
+
+// ---- http ------------------------------------------------------------------
+
+/// Connections served by one worker; beyond, the oldest idle one is closed, else the newcomer gets 503.
+pub const HTTP_CONNECTIONS: usize = CONNS - 2 * CONNS_RESERVE;
+/// Of these, connections from one address: never all of them, though a rack behind NAT is one address.
+pub const HTTP_PER_CLIENT: usize = HTTP_CONNECTIONS / 2;
+/// A head must be whole within, ms.
+pub const HTTP_HEAD_MS: u64 = 10_000;
+/// The next request must begin within, ms.
+pub const HTTP_IDLE_MS: u64 = 30_000;
+/// A client may read nothing for, ms.
+pub const HTTP_GRACE_MS: u64 = 30_000;
+/// After that it must have taken this many bytes a second.
+pub const HTTP_MIN_RATE: u64 = 16 << 10;
+/// The first quantum of a body, bytes: everyone gets a first piece soon.
+pub const HTTP_QUANTUM_FIRST: u64 = 256 << 10;
+/// Further quanta, bytes.
+pub const HTTP_QUANTUM: u64 = BODY_QUANTUM_MAX;
+/// Bytes of further quanta handed to the ring in one turn of the loop; newcomers wait no longer than that takes.
+pub const HTTP_TURN: u64 = 8 << 20;
+
+const _: () = assert!(HTTP_QUANTUM_FIRST <= HTTP_QUANTUM && HTTP_QUANTUM <= BODY_QUANTUM_MAX && HTTP_QUANTUM <= HTTP_TURN);
+const _: () = assert!(HTTP_CONNECTIONS < CONNS - CONNS_RESERVE);

@@ -3,7 +3,7 @@
 //! Called by `main` and, piece by piece, by tests: [`open`] takes everything
 //! that needs privileges, [`Open::start`] the rest.
 
-use crate::config::Config;
+use crate::config::{Config, User};
 use crate::events::EventSender;
 use crate::feed::{self, Feed};
 use crate::listen::{self, Kind, ListenError, WorkerSockets};
@@ -12,7 +12,7 @@ use crate::ring::Ring;
 use crate::ring::probe::{self, Chosen, Refused};
 use crate::ring::uring::Uring;
 use crate::worker::{Mailbox, Worker};
-use crate::{http, limits, privileges, tftp};
+use crate::{http, privileges, tftp};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -117,6 +117,7 @@ pub struct Open {
 /// See [`Fatal`].
 pub fn open(config: &Config) -> Result<Open, Fatal> {
     check_state(&config.state)?;
+    make_ours(config)?;
     let opened = listen::open(&config.listen).map_err(Fatal::Listen)?;
     for note in &opened.notes {
         tracing::warn!("{note}");
@@ -137,6 +138,21 @@ fn check_state(state: &Path) -> Result<(), Fatal> {
             state.display()
         ))),
     }
+}
+
+/// The edge's own folder belongs to whom the edge becomes.
+fn make_ours(config: &Config) -> Result<(), Fatal> {
+    let ours = config.state.join("edge");
+    let made = std::fs::create_dir_all(&ours).and_then(|()| match config.user {
+        Some(User { uid, gid }) => std::os::unix::fs::chown(&ours, Some(uid), Some(gid)),
+        None => Ok(()),
+    });
+    made.map_err(|e| {
+        Fatal::State(format!(
+            "{} cannot be made ready: {e}; make it, and give it to the user of the edge",
+            ours.display()
+        ))
+    })
 }
 
 /// A running edge.

@@ -125,6 +125,7 @@ impl Message {
 }
 
 /// All messages of a ring, waiting or in the kernel's hands.
+#[expect(clippy::vec_box, reason = "the kernel reads messages in place while the vector grows")]
 pub struct Trains {
     slots: Vec<Box<Message>>,
     free: Vec<u32>,

@@ -34,7 +34,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration as StdDuration;
 
 /// Provided buffer groups.
 const UDP_GROUP: u16 = 0;
@@ -188,7 +187,7 @@ impl Uring {
         let span = if busy { Some(Duration::ZERO) } else { deadline.map(|d| d - self.now) };
         let result = match span {
             Some(span) => {
-                let span = Timespec::from(StdDuration::from(span));
+                let span = Timespec::from(span);
                 let args = SubmitArgs::new().timespec(&span);
                 self.submit_with(want, &args)
             }
