@@ -89,13 +89,13 @@ impl Admission {
     /// A request came and would be answered, with an ERROR or a transfer.
     ///
     /// # Errors
-    /// See [`Refused`]. Loopback, which nobody can forge, is not limited by source.
+    /// See [`Refused`]. Loopback, which nobody can forge, is not limited.
     pub fn request(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Refused> {
-        if !self.all.take(limits::TFTP_REQUESTS_BURST, limits::TFTP_REQUESTS_RATE, now) {
-            return Err(Refused::Rate);
-        }
         if peer.ip().to_canonical().is_loopback() {
             return Ok(());
+        }
+        if !self.all.take(limits::TFTP_REQUESTS_BURST, limits::TFTP_REQUESTS_RATE, now) {
+            return Err(Refused::Rate);
         }
         let (unproven, running) = (self.unproven_per_client, self.running_per_client);
         let source = self.source(peer.ip(), now).ok_or(Refused::Rate)?;
@@ -201,6 +201,7 @@ mod tests {
             granted += u32::from(admission.request(peer(ip), Instant::ZERO).is_ok());
         }
         assert!(granted <= limits::TFTP_REQUESTS_BURST);
+        assert_eq!(admission.request("127.0.0.1:5000".parse().unwrap(), Instant::ZERO), Ok(()));
         assert!(admission.sources.len() <= limits::TFTP_SOURCES);
         // A second later the books are open again.
         let later = Instant::from_millis(1001);

@@ -4,7 +4,6 @@ use super::Service;
 use super::admission::Refused;
 use super::slot::{Route, Slot};
 use crate::catalog::{Image, resolve};
-use crate::events::printable;
 use crate::limits;
 use crate::metrics::Refusal;
 use crate::ring::Datagram;
@@ -168,9 +167,8 @@ impl Service {
     fn refuse(&mut self, datagram: &Datagram<'_>, name: &[u8], no: &No) {
         self.metrics.tftp.refused(no.count).inc();
         self.answer(datagram, no.code, no.text);
-        let name = printable(name, crate::events::NAME_MAX);
-        let asked = resolve(name.as_bytes()).ok();
-        let (mac, name) = asked.map_or((None, &*name), |asked| (asked.mac, asked.name));
+        let whole = String::from_utf8_lossy(name);
+        let (mac, name) = resolve(name).map_or((None, &*whole), |asked| (asked.mac, asked.name));
         let id = self.events.transfer_id();
         let kind = Kind::Refused { code: no.code.0, why: no.text.into() };
         self.events.emit(id, Proto::Tftp, datagram.peer, mac, name, kind);

@@ -46,8 +46,8 @@ pub struct Slot {
     pub proven: bool,
     /// It stands in a queue for sending.
     pub queued: bool,
-    /// Quarters that were told.
-    quarters: u8,
+    /// Bytes at which the next quarter is complete.
+    next_mark: u64,
     /// Bytes and retransmissions that were counted.
     counted: (u64, u32),
     /// Words about its end.
@@ -68,7 +68,6 @@ impl Slot {
     pub fn new(route: Route, image: Arc<Image>, name: &str, agreed: Agreed, now: Instant) -> Self {
         Self {
             route,
-            image,
             name: name.into(),
             mac: None,
             id: 0,
@@ -77,7 +76,8 @@ impl Slot {
             began: now,
             proven: false,
             queued: false,
-            quarters: 0,
+            next_mark: quarter(image.len()),
+            image,
             counted: (0, 0),
             why: String::new(),
         }
@@ -106,9 +106,9 @@ impl Slot {
         metrics.tftp.bytes.add(bytes - self.counted.0);
         metrics.retransmissions.add(u64::from(retries - self.counted.1));
         self.counted = (bytes, retries);
-        let quarters = (u128::from(bytes) * 4).checked_div(u128::from(total)).unwrap_or(0).min(3) as u8;
-        if quarters > self.quarters {
-            self.quarters = quarters;
+        if bytes >= self.next_mark && bytes < total {
+            let quarter = quarter(total);
+            self.next_mark = (bytes / quarter + 1).saturating_mul(quarter);
             self.tell(events, Kind::Progress { bytes, total });
         }
     }
@@ -136,4 +136,8 @@ impl Slot {
     fn tell(&self, events: &mut EventSender, kind: Kind) {
         events.emit(self.id, Proto::Tftp, self.route.peer, self.mac, &self.name, kind);
     }
+}
+
+fn quarter(total: u64) -> u64 {
+    (total / 4).max(1)
 }
