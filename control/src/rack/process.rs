@@ -29,6 +29,8 @@ pub struct Process {
     child: Child,
     pidfd: OwnedFd,
     ended: Option<ExitStatus>,
+    /// SIGTERM was sent: a second one means "at once" to some programs.
+    asked: bool,
 }
 
 impl Process {
@@ -47,7 +49,7 @@ impl Process {
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|e| RackError::Tool { command: name.to_owned(), why: format!("pidfd_open: {e}") })?;
-        Ok(Self { name: name.to_owned(), child, pidfd, ended: None })
+        Ok(Self { name: name.to_owned(), child, pidfd, ended: None, asked: false })
     }
 
     /// What it was started as.
@@ -80,15 +82,17 @@ impl Process {
         self.ended()
     }
 
-    /// Asks it to leave with SIGTERM.
+    /// Asks it to leave with SIGTERM, once.
     pub fn terminate(&mut self) {
-        self.signal(Signal::TERM);
+        if !std::mem::replace(&mut self.asked, true) {
+            self.signal(Signal::TERM);
+        }
     }
 
     /// SIGTERM, a bounded wait, SIGKILL. Returns how it ended; `None` only
     /// where the kernel cannot end it (a process stuck in a driver).
     pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
-        self.signal(Signal::TERM);
+        self.terminate();
         if self.wait(grace).is_none() {
             self.signal(Signal::KILL);
             self.wait(BURIAL);
