@@ -21,6 +21,8 @@ pub struct Route {
     pub mtu: u32,
     /// The kernel copies zero-copy pages on this way (loopback, veth, tap), so they gain nothing.
     pub copies: bool,
+    /// Our address that the kernel sends from when it is not told one.
+    pub source: Option<IpAddr>,
     /// UDP GSO works; false once the kernel has refused it.
     pub gso: bool,
 }
@@ -29,6 +31,8 @@ pub struct Route {
 #[derive(Default)]
 pub struct Routes {
     known: HashMap<IpAddr, (Route, Instant)>,
+    /// The one that was asked for last, and until when it holds: most sends follow others to the same peer.
+    last: Option<(IpAddr, Route, Instant)>,
     /// Our addresses, and whether their interface copies.
     ours: Vec<(IpAddr, bool)>,
     ours_until: Instant,
@@ -40,10 +44,17 @@ pub struct Routes {
 impl Routes {
     /// The way to `peer`.
     pub fn to(&mut self, peer: IpAddr, now: Instant) -> Route {
-        if let Some((route, until)) = self.known.get(&peer)
-            && *until > now
+        if let Some((ip, route, until)) = self.last
+            && ip == peer
+            && until > now
         {
-            return *route;
+            return route;
+        }
+        if let Some(&(route, until)) = self.known.get(&peer)
+            && until > now
+        {
+            self.last = Some((peer, route, until));
+            return route;
         }
         #[cfg(test)]
         let nic = self.take_for_nic;
@@ -64,6 +75,7 @@ impl Routes {
         self.to(peer, now);
         if let Some((route, _)) = self.known.get_mut(&peer) {
             route.gso = false;
+            self.last = None;
         }
     }
 
@@ -71,12 +83,14 @@ impl Routes {
     pub fn copied(&mut self, peer: IpAddr) {
         if let Some((route, _)) = self.known.get_mut(&peer) {
             route.copies = true;
+            self.last = None;
         }
     }
 
     fn ask(&mut self, peer: IpAddr, now: Instant) -> Route {
         let (mtu, local) = mtu_and_source(peer).unwrap_or((MTU_UNKNOWN, None));
-        Route { mtu, copies: peer.is_loopback() || local.is_none_or(|l| l == peer || self.copying(l, now)), gso: true }
+        let copies = peer.is_loopback() || local.is_none_or(|l| l == peer || self.copying(l, now));
+        Route { mtu, copies, source: local, gso: true }
     }
 
     /// Whether the interface with our address `local` copies.
@@ -125,14 +139,28 @@ mod tests {
         let route = routes.to("127.0.0.1".parse().unwrap(), Instant::ZERO);
         assert!(route.copies && route.gso, "{route:?}");
         assert!(route.mtu >= 16384, "{route:?}");
+        assert_eq!(route.source, "127.0.0.1".parse().ok());
     }
 
     #[test]
     fn a_refusal_of_gso_is_remembered_beyond_the_age_of_the_entry() {
         let mut routes = Routes::default();
         let peer = "127.0.0.9".parse().unwrap();
+        assert!(routes.to(peer, Instant::ZERO).gso);
         routes.without_gso(peer, Instant::ZERO);
+        assert!(!routes.to(peer, Instant::ZERO).gso);
         assert!(!routes.to(peer, Instant::from_millis(ROUTE_AGE_MS * 3)).gso);
+    }
+
+    #[test]
+    fn peers_in_turn_do_not_get_each_others_route() {
+        let mut routes = Routes::default();
+        let peers = ["127.0.0.1", "::1", "127.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        for peer in peers {
+            assert_eq!(routes.to(peer, Instant::ZERO).source.map(|s| s.is_ipv4()), Some(peer.is_ipv4()));
+        }
+        routes.copied(peers[0]);
+        assert!(routes.to(peers[0], Instant::ZERO).copies);
     }
 
     #[test]
@@ -140,7 +168,7 @@ mod tests {
         let mut routes = Routes::default();
         for i in 0..ROUTES as u32 + 10 {
             let ip = IpAddr::from(Ipv4Addr::from(0x7f00_0001 + i));
-            routes.known.insert(ip, (Route { mtu: 1500, copies: true, gso: true }, Instant::ZERO));
+            routes.known.insert(ip, (Route { mtu: 1500, copies: true, source: None, gso: true }, Instant::ZERO));
         }
         routes.to("127.0.0.1".parse().unwrap(), Instant::from_millis(1));
         assert!(routes.known.len() <= ROUTES);

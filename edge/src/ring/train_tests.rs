@@ -1,6 +1,6 @@
 use super::*;
 
-const ROUTE: Route = Route { mtu: 1500, copies: true, gso: true };
+const ROUTE: Route = Route { mtu: 1500, copies: true, source: None, gso: true };
 
 fn send(image: &Arc<Image>, blksize: u16, first: u64, count: u16) -> UdpSend {
     let payload = UdpPayload::Blocks { image: Arc::clone(image), blksize, first, count, rollover: 0 };
@@ -80,4 +80,24 @@ fn headers_and_slices_follow_each_other() {
     let slot = trains.waiting[0];
     let lengths: Vec<usize> = trains.get(slot).unwrap().parts.iter().map(|p| p.iov_len).collect();
     assert_eq!(lengths, [4, 512, 4, 488]);
+}
+
+#[test]
+fn one_piece_from_the_routes_own_address_goes_without_a_header() {
+    let image = Image::from_bytes(&vec![1; 5000]).unwrap();
+    let budget = crate::catalog::budget::Budget::new(u64::MAX);
+    image.make_framed(512, &budget).unwrap().unwrap();
+    let ours = Some(IpAddr::from([10, 0, 0, 9]));
+    let route = Route { source: ours, ..ROUTE };
+    let plain = |first, count, blksize, from| {
+        let mut trains = Trains::new();
+        assert!(trains.take(UdpSend { from, ..send(&image, blksize, first, count) }, route).is_ok());
+        let slot = trains.waiting[0];
+        trains.get(slot).unwrap().plain().map(|plain| plain.length)
+    };
+    assert_eq!(plain(1, 1, 512, ours), Some(516));
+    assert_eq!(plain(10, 1, 512, None), Some(4 + 5000 - 9 * 512));
+    assert_eq!(plain(1, 1, 512, Some([10, 0, 0, 8].into())), None, "the node asked another address (T18)");
+    assert_eq!(plain(1, 2, 512, ours), None, "the kernel must be told where to cut");
+    assert_eq!(plain(1, 1, 600, ours), None, "header and slice are two pieces");
 }

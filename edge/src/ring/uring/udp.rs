@@ -124,6 +124,8 @@ impl Uring {
                 continue;
             };
             let (header, bulky, to) = (&raw const message.header, message.bulky, message.train.to.ip());
+            // A plain send takes an address since the kernel that brought SENDMSG_ZC (6.1).
+            let plain = message.plain().filter(|_| self.features.sendmsg_zc);
             let zero_copy = bulky && self.features.sendmsg_zc && !self.udp.copy && !self.routes.to(to, self.now).copies;
             let tag = Tag::Train(slot).pack();
             if zero_copy {
@@ -132,7 +134,14 @@ impl Uring {
                 self.push(opcode::SendMsgZc::new(fd, header).ioprio(REPORT_USAGE).build().user_data(tag));
             } else {
                 self.settling += 1;
-                self.push(opcode::SendMsg::new(fd, header).build().user_data(tag));
+                let entry = match plain {
+                    Some(p) => {
+                        let send = opcode::Send::new(fd, p.bytes, p.length);
+                        send.dest_addr(p.name).dest_addr_len(p.name_len).build()
+                    }
+                    None => opcode::SendMsg::new(fd, header).build(),
+                };
+                self.push(entry.user_data(tag));
             }
             self.udp.in_kernel += 1;
         }
