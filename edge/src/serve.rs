@@ -16,6 +16,7 @@ use crate::{http, privileges, tftp};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
@@ -140,12 +141,14 @@ fn check_state(state: &Path) -> Result<(), Fatal> {
     }
 }
 
-/// The edge's own folder belongs to whom the edge becomes.
+/// The edge's own folder belongs to whom the edge becomes. Root too needs it to: it keeps no capability to
+/// write into the folders of others.
 fn make_ours(config: &Config) -> Result<(), Fatal> {
     let ours = config.state.join("edge");
-    let made = std::fs::create_dir_all(&ours).and_then(|()| match config.user {
-        Some(User { uid, gid }) => std::os::unix::fs::chown(&ours, Some(uid), Some(gid)),
-        None => Ok(()),
+    let me = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let (uid, gid) = config.user.map_or(me, |User { uid, gid }| (uid, gid));
+    let made = std::fs::create_dir_all(&ours).and_then(|()| {
+        if std::fs::metadata(&ours)?.uid() == uid { Ok(()) } else { chown(&ours, Some(uid), Some(gid)) }
     });
     made.map_err(|e| {
         Fatal::State(format!(
@@ -188,11 +191,18 @@ impl Open {
             Err(why) => counts.set_driver("epoll", why),
         }
         let mailboxes: Vec<_> = (0..count).map(|_| Mailbox::new()).collect();
+        let metrics = self.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+        let listen: [(&str, &[SocketAddr]); 3] =
+            [("tftp", &self.tftp), ("http", &self.http), ("metrics", metrics.as_slice())];
+        let manifest = config.state.join("publish/manifest.json");
+        if !manifest.exists() {
+            tracing::warn!("no manifest at {}: nothing is served until control publishes one", manifest.display());
+        }
         let feed = Feed::start(
             feed::Config {
                 state_dir: config.state.clone(),
                 memory_budget: config.memory_budget,
-                listen: [("tftp", &self.tftp), ("http", &self.http)]
+                listen: listen
                     .map(|(service, at)| (service.to_owned(), at.iter().map(SocketAddr::to_string).collect()))
                     .into(),
                 driver: if uring.is_ok() { "uring" } else { "epoll" }.into(),
@@ -229,14 +239,9 @@ impl Open {
                 .map_err(|e| other("no thread for a worker", &e))?;
             threads.push(thread);
         }
-        let metrics = match self.metrics {
-            None => None,
-            Some(listener) => {
-                let at = listener.local_addr().map_err(|e| other("metrics", &e))?;
-                metrics::serve(listener, counts).map_err(|e| other("metrics", &e))?;
-                Some(at)
-            }
-        };
+        if let Some(listener) = self.metrics {
+            metrics::serve(listener, counts).map_err(|e| other("metrics", &e))?;
+        }
         tracing::info!(tftp = ?self.tftp, http = ?self.http, metrics = ?metrics, workers = count, "serving");
         Ok(Edge { mailboxes, threads, _feed: feed, metrics })
     }
