@@ -94,7 +94,7 @@ impl Apt {
         if !Path::new(KEYRING).is_file() {
             bail!("{KEYRING} is missing: apt-get install debian-archive-keyring");
         }
-        let dump = run(&mut Command::new("apt-config").arg("dump"))?;
+        let dump = run(Command::new("apt-config").arg("dump"))?;
         let network: String = dump.lines().filter(|l| is_network_setting(l)).map(|l| format!("{l}\n")).collect();
         let root = self.root.display();
         let own = format!(

@@ -120,12 +120,30 @@ fn a_machine_boots_the_agent_tells_what_it_is_and_obeys() {
         MAC.replace(':', "-")
     );
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot"]);
-    qemu.arg("-kernel").arg(files.join("vmlinuz")).arg("-initrd").arg(files.join("initramfs.xz")).args(["-append", &arguments]);
+    qemu.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-machine",
+        "q35",
+        "-m",
+        "512",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    qemu.arg("-kernel")
+        .arg(files.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(files.join("initramfs.xz"))
+        .args(["-append", &arguments]);
     qemu.args(["-uuid", UUID, "-netdev", "user,id=n", "-device", &format!("virtio-net-pci,netdev=n,mac={MAC}")]);
     qemu.arg("-drive").arg(format!("if=none,id=d,format=raw,file={}", disk.display()));
     qemu.args(["-device", "virtio-blk-pci,drive=d,serial=DISK1", "-serial", "stdio"]);
-    let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("qemu-system-x86_64 (package qemu-system-x86)");
+    let child =
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("qemu-system-x86_64 (package qemu-system-x86)");
     let mut machine = Machine(child);
     let deadline = Instant::now() + PATIENCE;
 

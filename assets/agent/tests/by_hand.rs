@@ -38,7 +38,10 @@ fn once(status: &'static str, body: &'static str) -> (Output, String, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let control = format!("stoker.control={}", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || answer_once(&listener, status, body));
-    let output = Command::new(AGENT).args(["--once", &control, "stoker.attempt=a7", "stoker.mac=52:54:00:12:34:56"]).output().unwrap();
+    let output = Command::new(AGENT)
+        .args(["--once", &control, "stoker.attempt=a7", "stoker.mac=52:54:00:12:34:56"])
+        .output()
+        .unwrap();
     let (request, posted) = server.join().unwrap();
     (output, request, posted)
 }
@@ -72,9 +75,11 @@ fn an_order_to_switch_off_is_refused() {
 
 #[test]
 fn a_useless_answer_is_an_error_with_its_reason() {
-    for (status, body, reason) in
-        [("503 Busy", "", "HTTP 503"), ("404 Not Found", "", "HTTP 404"), ("200 OK", "<html>", "an answer that is none")]
-    {
+    for (status, body, reason) in [
+        ("503 Busy", "", "HTTP 503"),
+        ("404 Not Found", "", "HTTP 404"),
+        ("200 OK", "<html>", "an answer that is none"),
+    ] {
         let (output, _, _) = once(status, body);
         assert!(!output.status.success());
         assert!(String::from_utf8_lossy(&output.stderr).contains(reason), "{output:?}");
