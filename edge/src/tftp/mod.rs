@@ -17,6 +17,7 @@
 //! is the only TID.
 
 pub mod admission;
+mod peers;
 mod request;
 mod service;
 mod slot;

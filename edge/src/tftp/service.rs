@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::admission::{Admission, Bucket, is_reserved, is_unicast};
+use super::peers::{self, Peers};
 use super::slot::{Slot, Stage};
 use super::sockets::Sockets;
 use super::texts::Texts;
@@ -18,7 +19,7 @@ use protocol::tftp::transfer::{Input, Output};
 use protocol::tftp::{ErrorCode, Packet, Policy, Transfer};
 use protocol::time::{Duration, Instant};
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +37,7 @@ pub struct Service {
     /// Hashes requests, so that forging an equal one takes more than luck.
     pub(super) hasher: RandomState,
     pub(super) slots: Slab<Slot>,
-    pub(super) by_peer: HashMap<SocketAddr, usize>,
+    pub(super) by_peer: Peers,
     /// Slots (with their transfer's id) before their first ACK, the oldest first; some may have moved on.
     pub(super) unproven: VecDeque<(usize, u64)>,
     pub(super) draining: bool,
@@ -66,7 +67,7 @@ impl Service {
             texts: Texts::default(),
             hasher: RandomState::new(),
             slots: Slab::with_capacity(size),
-            by_peer: HashMap::with_capacity(size),
+            by_peer: peers::with_capacity(size),
             unproven: VecDeque::with_capacity(size),
             draining: false,
             wheel: Wheel::new(size),
