@@ -64,7 +64,9 @@ impl Server {
     pub fn start(driver: Wanted, config: Config, files: &[(&str, &[u8])]) -> Self {
         let (mailbox, metrics) = (Mailbox::new(), WorkerMetrics::alone(0));
         let (tell, told) = mpsc::channel();
-        mailbox.publish(catalog(1, files));
+        if !files.is_empty() {
+            mailbox.publish(catalog(1, files));
+        }
         let (orders, counts) = (mailbox.clone(), metrics.clone());
         let thread = std::thread::spawn(move || {
             let at = |text: &str| Address { at: text.parse().unwrap(), optional: true };

@@ -84,6 +84,9 @@ pub fn parse(head: &[u8]) -> Result<Request<'_>, Bad> {
         "HEAD" => Method::Head,
         _ => Method::Other,
     };
+    if method != Method::Other && target::form(target).is_none() {
+        return Err(bad("not a path"));
+    }
     let count = parsed.headers.len();
     let mut request = Request {
         method,
@@ -177,6 +180,7 @@ impl<'b> Request<'b> {
             (Some(text), None) => Some(plain_number(text).ok_or(bad("Content-Length is not a number"))?),
         };
         drop(lengths);
+        let chunked = self.single("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case(b"chunked"));
         match (self.has("transfer-encoding"), length) {
             (false, length) => {
                 let length = length.unwrap_or(0);
@@ -189,7 +193,8 @@ impl<'b> Request<'b> {
                 }
             }
             (true, Some(_)) => Err(bad("Content-Length and Transfer-Encoding")),
-            (true, None) if self.method == Method::Other => Ok(u64::MAX), // refused for its method, then closed
+            // Refused for its method, then closed. Only HTTP/1.1 knows chunks (RFC 9112 section 6.1).
+            (true, None) if self.method == Method::Other && self.minor == 1 && chunked => Ok(u64::MAX),
             (true, None) => Err(bad("Transfer-Encoding on a request without content")),
         }
     }

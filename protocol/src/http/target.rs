@@ -13,15 +13,17 @@ use alloc::vec::Vec;
 /// 400 where it is neither, has a fragment, or a percent sign without two hex digits.
 pub fn path(target: &str) -> Result<Vec<u8>, Bad> {
     const BAD: Bad = Bad { status: Status::BadRequest, why: "not a path" };
-    let path = match target.starts_with('/') {
-        true => target,
-        false => after_authority(target).ok_or(BAD)?,
-    };
+    let path = form(target).ok_or(BAD)?;
     if path.contains('#') {
         return Err(BAD);
     }
     let path = path.split_once('?').map_or(path, |(path, _query)| path);
     decode(if path.is_empty() { "/" } else { path }).ok_or(BAD)
+}
+
+/// The path and query of a target in origin or absolute form.
+pub(super) fn form(target: &str) -> Option<&str> {
+    if target.starts_with('/') { Some(target) } else { after_authority(target) }
 }
 
 /// What follows `http://host:port`, where that is well formed.
