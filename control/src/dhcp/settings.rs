@@ -193,7 +193,7 @@ impl Default for Server {
             subnets: Vec::new(),
             reservations: Vec::new(),
             authoritative: false,
-            probe_ms: 500,
+            probe_ms: 250,
             offer_seconds: 60,
             quarantine_seconds: 3600,
         }
@@ -465,7 +465,7 @@ impl Server {
             problems.add(
                 "probe_ms",
                 format!("firmware does not wait longer than {} ms for an offer", limits::DHCP_PROBE_MAX_MS),
-                "use 500",
+                "use 250",
             );
         }
         let mut macs = BTreeSet::new();

@@ -430,6 +430,46 @@ fn d21_the_same_question_gets_the_same_answer() {
 }
 
 #[test]
+fn d08_the_header_of_a_reply_follows_table_3() {
+    let mut packet = relayed(fixture("ovmf-pxe-discover"), [10, 9, 0, 1]);
+    packet[8..10].copy_from_slice(&[0, 28]);
+    let (_, bytes) = World::new(r#"{"relays":["10.9.0.0/16"]}"#).answer(&packet);
+    assert_eq!((&bytes[..4], &bytes[8..10]), (&[2, 1, 6, 0][..], &[0, 0][..]), "op, htype, hlen, no hops; no secs");
+    assert_eq!((&bytes[4..8], &bytes[10..12]), (&packet[4..8], &packet[10..12]), "xid and flags");
+    assert_eq!((&bytes[24..28], &bytes[28..44]), (&packet[24..28], &packet[28..44]), "giaddr and chaddr");
+    assert_eq!(bytes[236..240], protocol::dhcp::COOKIE);
+}
+
+#[test]
+fn d27_option_94_is_ignored_whatever_it_holds() {
+    let sound = World::new("{}").answer(fixture("ovmf-pxe-discover")).1;
+    let mut packet = fixture("ovmf-pxe-discover").to_vec();
+    let at = packet.windows(2).position(|w| w == [94, 3]).unwrap();
+    packet.splice(at..at + 5, [94, 1, 9]);
+    assert_eq!(World::new("{}").answer(&packet).1, sound);
+}
+
+#[test]
+fn d38_how_long_a_client_has_waited_changes_no_answer() {
+    let at_once = World::new("{}").answer(fixture("ovmf-pxe-discover")).1;
+    let mut packet = fixture("ovmf-pxe-discover").to_vec();
+    packet[8..10].copy_from_slice(&[255, 255]);
+    assert_eq!(World::new("{}").answer(&packet).1, at_once, "so of several servers each answers, and all the same");
+}
+
+#[test]
+fn d43_infiniband_is_answered_by_broadcast_and_without_a_hardware_address() {
+    let mut packet = fixture("ovmf-pxe-discover").to_vec();
+    (packet[1], packet[2]) = (32, 0);
+    packet[28..34].fill(0);
+    packet.pop();
+    packet.extend_from_slice(&[61, 4, 255, 1, 2, 3, 255]);
+    let (reply, bytes) = World::new("{}").answer(&packet);
+    assert_eq!((reply.destination, &bytes[1..3]), (Destination::Broadcast, &[32, 0][..]));
+    assert_eq!((reply.boot.as_str(), option(&bytes, 61).unwrap()), ("snponly.efi", vec![255, 1, 2, 3]));
+}
+
+#[test]
 fn d10_every_reply_names_its_type_and_its_server() {
     for packet in [fixture("ovmf-pxe-discover"), fixture("ovmf-pxe-request"), fixture("ovmf-http-discover")] {
         let (reply, bytes) = World::new("{}").answer(packet);
