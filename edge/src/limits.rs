@@ -189,5 +189,6 @@ pub const HTTP_QUANTUM: u64 = BODY_QUANTUM_MAX;
 /// Bytes of further quanta handed to the ring in one turn of the loop; newcomers wait no longer than that takes.
 pub const HTTP_TURN: u64 = 8 << 20;
 
-const _: () = assert!(HTTP_QUANTUM_FIRST <= HTTP_QUANTUM && HTTP_QUANTUM <= BODY_QUANTUM_MAX && HTTP_QUANTUM <= HTTP_TURN);
+const _: () =
+    assert!(HTTP_QUANTUM_FIRST <= HTTP_QUANTUM && HTTP_QUANTUM <= BODY_QUANTUM_MAX && HTTP_QUANTUM <= HTTP_TURN);
 const _: () = assert!(HTTP_CONNECTIONS < CONNS - CONNS_RESERVE);
