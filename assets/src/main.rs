@@ -8,6 +8,7 @@ use assets::packages::{self, Store};
 use assets::{progress, repository};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Collects and packs what machines download: iPXE, a kernel, the initramfs with the agent
 #[derive(Parser)]
@@ -80,7 +81,17 @@ impl From {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            progress(&format!("error: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Cli::parse().command {
         Command::Build { from, out, arch, agent } => {
             let plan = Plan { out, repository: repository()?, archs: arch, agent, offline: from.offline };
