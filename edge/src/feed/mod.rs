@@ -108,7 +108,7 @@ impl<P: Fn(Arc<Catalog>)> Watcher<P> {
         while !self.stop.load(Ordering::Acquire) {
             if watch.is_none() {
                 // Watched before it is read, so that no change falls between.
-                watch = watch_folder(self.loader.folder());
+                watch = Watch::new(self.loader.folder());
                 look = true;
             }
             if look {
@@ -121,8 +121,8 @@ impl<P: Fn(Arc<Catalog>)> Watcher<P> {
                     // Control writes more than one file; look once, at the end.
                     thread::sleep(Duration::from_millis(limits::FEED_SETTLE_MS));
                     look = true;
-                    if watch.as_ref().is_some_and(read_changes) {
-                        watch = None; // the folder itself was replaced
+                    if watch.as_ref().is_some_and(Watch::is_over) {
+                        watch = None; // the folder itself came or was replaced
                     }
                 }
                 Woke::Wished => look = false,
@@ -183,12 +183,12 @@ impl<P: Fn(Arc<Catalog>)> Watcher<P> {
         }
     }
 
-    fn wait(&self, watch: Option<&OwnedFd>, timeout_ms: Option<u64>) -> Woke {
+    fn wait(&self, watch: Option<&Watch>, timeout_ms: Option<u64>) -> Woke {
         let wishes = PollFd::new(&*self.waker.0, PollFlags::IN);
         let timeout = timeout_ms.and_then(|ms| Timespec::try_from(Duration::from_millis(ms)).ok());
         let changed = match watch {
             Some(watch) => {
-                let mut fds = [wishes, PollFd::new(watch, PollFlags::IN)];
+                let mut fds = [wishes, PollFd::new(&watch.inotify, PollFlags::IN)];
                 let _ = poll(&mut fds, timeout.as_ref());
                 let [wishes, changes] = fds;
                 self.clear(&wishes).map(|()| Woke::Wished).or((!changes.revents().is_empty()).then_some(Woke::Changed))
@@ -217,33 +217,47 @@ enum Woke {
     Time,
 }
 
-/// Watches the folder `publish`; None while it does not exist.
-fn watch_folder(folder: &Path) -> Option<OwnedFd> {
-    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
-    let what = WatchFlags::MOVED_TO
-        | WatchFlags::CLOSE_WRITE
-        | WatchFlags::DELETE
-        | WatchFlags::DELETE_SELF
-        | WatchFlags::MOVE_SELF
-        | WatchFlags::ONLYDIR;
-    inotify::add_watch(&watch, folder, what).ok()?;
-    Some(watch)
+/// What tells of changes of the folder `publish`, or of its coming.
+struct Watch {
+    inotify: OwnedFd,
+    /// The folder does not exist; the one above is watched.
+    above: bool,
 }
 
-/// Takes what has gathered; true when the watch is over.
-fn read_changes(watch: &OwnedFd) -> bool {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(watch, &mut buffer);
-    let gone = ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
-    let mut over = false;
-    // Bounded: someone who writes for ever is looked at again in the next turn.
-    for _ in 0..4096 {
-        match reader.next() {
-            Ok(event) => over |= event.events().intersects(gone),
-            Err(_) => break,
-        }
+impl Watch {
+    /// None where not even the folder above exists.
+    fn new(folder: &Path) -> Option<Self> {
+        let changes = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
+        let own = || watch(folder, changes).map(|inotify| Self { inotify, above: false });
+        own().or_else(|| {
+            let above = watch(folder.parent()?, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+            // It may have come between the two.
+            own().or(Some(Self { inotify: above, above: true }))
+        })
     }
-    over
+
+    /// Takes what has gathered; true when something else has to be watched from now on.
+    fn is_over(&self) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
+        let gone = ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
+        let mut over = self.above;
+        // Bounded: someone who writes for ever is looked at again in the next turn.
+        for _ in 0..4096 {
+            match reader.next() {
+                Ok(event) => over |= event.events().intersects(gone),
+                Err(_) => break,
+            }
+        }
+        over
+    }
+}
+
+fn watch(folder: &Path, changes: WatchFlags) -> Option<OwnedFd> {
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+    let what = changes | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
+    inotify::add_watch(&watch, folder, what).ok()?;
+    Some(watch)
 }
 
 fn now_seconds() -> u64 {

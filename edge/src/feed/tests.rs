@@ -235,9 +235,12 @@ fn a_folder_that_appears_late_or_is_replaced_is_found() {
     fs::remove_dir_all(&publish).unwrap();
     let (_feed, told, _) = start(&p, None);
     state(&p, |s| s.generation == 0);
+    let above = Watch::new(&publish).unwrap();
+    assert!(above.above, "its coming is told by the kernel, not found by looking");
     fs::create_dir_all(publish.join("objects/sha256")).unwrap();
     p.publish(1, &[("a", b"one")]);
     assert_eq!(told.recv_timeout(SOON).unwrap().generation, 1);
+    assert!(above.is_over() && !Watch::new(&publish).unwrap().above);
     fs::rename(&publish, p.0.path().join("publish.old")).unwrap();
     fs::create_dir_all(publish.join("objects/sha256")).unwrap();
     p.publish(2, &[("a", b"two")]);

@@ -76,8 +76,8 @@ impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
         type Field = fn(&ProtoMetrics) -> u64;
-        let protos: [(&'static str, fn(&WorkerMetrics) -> &ProtoMetrics); 2] =
-            [("tftp", |w| &w.tftp), ("http", |w| &w.http)];
+        type Of = fn(&WorkerMetrics) -> &ProtoMetrics;
+        let protos: [(&'static str, Of); 2] = [("tftp", |w| &w.tftp), ("http", |w| &w.http)];
         let per_proto = |field: Field| protos.map(|(name, of)| (vec![("proto", name)], self.sum(|w| field(of(w)))));
 
         page.counters("transfers_started", "Transfers begun", None, per_proto(|p| p.started.get()))?;

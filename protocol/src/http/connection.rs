@@ -21,6 +21,8 @@ pub struct Patience {
 }
 
 /// What to do next.
+// Lives for one call; boxing the request would allocate for each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Step<'c> {
     /// Read from the client.
