@@ -7,9 +7,10 @@
 use super::sys;
 use crate::limits::{ROUTE_AGE_MS, ROUTES};
 use protocol::time::{Duration, Instant};
+use socket2::SockRef;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Where there is no answer: Ethernet.
 const MTU_UNKNOWN: u32 = 1500;
@@ -36,12 +37,22 @@ pub struct Routes {
     /// Our addresses, and whether their interface copies.
     ours: Vec<(IpAddr, bool)>,
     ours_until: Instant,
+    /// A socket is bound to one device: what the kernel sends from by itself
+    /// there need not be what an unbound socket tells.
+    to_device: bool,
     /// Tests take loopback for a NIC, to go the zero-copy ways.
     #[cfg(test)]
     pub take_for_nic: bool,
 }
 
 impl Routes {
+    /// A UDP socket that will be sent from.
+    pub fn socket(&mut self, socket: BorrowedFd<'_>) {
+        self.to_device |= !matches!(SockRef::from(&socket).device(), Ok(None));
+        self.last = None;
+        self.known.clear();
+    }
+
     /// The way to `peer`.
     pub fn to(&mut self, peer: IpAddr, now: Instant) -> Route {
         if let Some((ip, route, until)) = self.last
@@ -90,7 +101,8 @@ impl Routes {
     fn ask(&mut self, peer: IpAddr, now: Instant) -> Route {
         let (mtu, local) = mtu_and_source(peer).unwrap_or((MTU_UNKNOWN, None));
         let copies = peer.is_loopback() || local.is_none_or(|l| l == peer || self.copying(l, now));
-        Route { mtu, copies, source: local, gso: true }
+        let source = local.filter(|_| !self.to_device);
+        Route { mtu, copies, source, gso: true }
     }
 
     /// Whether the interface with our address `local` copies.
@@ -132,6 +144,19 @@ fn copying_interfaces() -> Vec<(IpAddr, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn t18_a_socket_bound_to_a_device_is_always_told_its_source() {
+        let mut routes = Routes::default();
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+        routes.socket(free.as_fd());
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        assert_eq!(routes.to(loopback, Instant::ZERO).source, Some(loopback));
+        let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
+        SockRef::from(&bound).bind_device(Some(b"lo")).unwrap();
+        routes.socket(bound.as_fd());
+        assert_eq!(routes.to(loopback, Instant::ZERO).source, None);
+    }
 
     #[test]
     fn loopback_copies_and_has_its_mtu() {

@@ -17,7 +17,7 @@ use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// Events taken from the kernel at once.
@@ -139,6 +139,7 @@ impl Ring for Epoll {
     }
 
     fn udp_add(&mut self, socket: OwnedFd) -> io::Result<UdpId> {
+        self.routes.socket(socket.as_fd());
         self.add_socket(socket)
     }
 

@@ -32,7 +32,7 @@ use protocol::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// Provided buffer groups.
@@ -268,6 +268,7 @@ impl Ring for Uring {
     }
 
     fn udp_add(&mut self, socket: OwnedFd) -> io::Result<UdpId> {
+        self.routes.socket(socket.as_fd());
         self.add_socket(socket)
     }
 
