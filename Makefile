@@ -54,4 +54,4 @@ test: rust
 	$(CARGO) test --workspace --no-fail-fast
 
 rust:
-	@command -v $(CARGO) > /dev/null || { echo 'Rust is missing: install it from https://rustup.rs (the toolchain named in rust-toolchain.toml comes by itself)'; exit 1; }
+	@command -v $(CARGO) > /dev/null || { echo 'Rust is missing: install it with rustup, then run this again (the toolchain named in rust-toolchain.toml comes by itself)'; exit 1; }
