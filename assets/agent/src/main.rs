@@ -8,7 +8,7 @@ use agent::cmdline::{self, Args};
 use agent::modules::Modules;
 use agent::net::{self, Network};
 use agent::orders::{Action, Progress};
-use agent::sys::netlink::Netlink;
+use agent::sys::netlink::{InterfaceAddress, Netlink};
 use agent::talk::{self, Failure, Talk};
 use agent::{console, facts, link, say, sys};
 use protocol::id::Mac;
@@ -118,8 +118,7 @@ fn settle(modules: &mut Modules) {
 }
 
 fn hello(args: &Args, boot_mac: Option<Mac>, gaps: Vec<String>) -> Hello {
-    let addresses = Netlink::open().and_then(|mut netlink| netlink.addresses()).unwrap_or_default();
-    let mut facts = facts::collect(Path::new("/"), &addresses, gaps);
+    let mut facts = facts::collect(Path::new("/"), &addresses(), gaps);
     facts.gaps.truncate(MAX_GAPS);
     Hello {
         version: CURRENT,
@@ -130,6 +129,10 @@ fn hello(args: &Args, boot_mac: Option<Mac>, gaps: Vec<String>) -> Hello {
         uptime_s: sys::uptime_s(),
         facts,
     }
+}
+
+fn addresses() -> Vec<InterfaceAddress> {
+    Netlink::open().and_then(|mut netlink| netlink.addresses()).unwrap_or_default()
 }
 
 fn tell_facts(facts: &Facts) {
@@ -148,7 +151,9 @@ fn tell_facts(facts: &Facts) {
 fn introduce(talk: &Talk, hello: &Hello, mut try_otherwise: impl FnMut()) -> Answer {
     let mut failures = 0;
     loop {
-        let now = Hello { uptime_s: sys::uptime_s(), ..hello.clone() };
+        let mut now = Hello { uptime_s: sys::uptime_s(), ..hello.clone() };
+        // Another address may have been tried since, and links come and go.
+        now.facts.network = facts::nics::list(Path::new("/sys"), &addresses());
         match talk.hello(&now) {
             Ok(answer) => {
                 say!("control knows this machine, {:.1} s after power", sys::uptime_s());
