@@ -124,7 +124,14 @@ mod tests {
             peer: "10.0.0.7:2070".into(),
             mac: Some(Mac([0x52, 0x54, 0, 1, 2, 3])),
             name: "snponly.efi".into(),
-            kind: Kind::Ended { outcome: Outcome::TimedOut, bytes: 1, total: 2, retries: 3, elapsed_us: 4, why: String::new() },
+            kind: Kind::Ended {
+                outcome: Outcome::TimedOut,
+                bytes: 1,
+                total: 2,
+                retries: 3,
+                elapsed_us: 4,
+                why: String::new(),
+            },
         };
         let text = serde_json::to_string(&event).unwrap();
         assert_eq!(

@@ -85,9 +85,7 @@ pub struct MachineId(pub [u8; 16]);
 impl MachineId {
     /// From the 16 bytes as SMBIOS 2.6 and DHCP option 97 carry them.
     pub const fn from_smbios_wire(w: [u8; 16]) -> Self {
-        Self([
-            w[3], w[2], w[1], w[0], w[5], w[4], w[7], w[6], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15],
-        ])
+        Self([w[3], w[2], w[1], w[0], w[5], w[4], w[7], w[6], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15]])
     }
 
     /// All zero or all ones: firmware's way to say "not set". Such a UUID
@@ -226,7 +224,9 @@ mod tests {
 
     #[test]
     fn mac_refuses_what_is_not_one() {
-        for text in ["", "52:54:00:12:ab", "52:54-00:12:ab:cd", "52:54:00:12:ab:cg", "5254.0012.abcd", "é2:54:00:12:ab:c"] {
+        for text in
+            ["", "52:54:00:12:ab", "52:54-00:12:ab:cd", "52:54:00:12:ab:cg", "5254.0012.abcd", "é2:54:00:12:ab:c"]
+        {
             assert!(text.parse::<Mac>().is_err(), "{text}");
         }
     }

@@ -248,8 +248,14 @@ mod tests {
     #[test]
     fn a_changed_manifest_is_refused() {
         let text = alloc::string::String::from_utf8(sample().to_bytes()).unwrap();
-        assert_eq!(Manifest::parse(text.replace("\"length\": 1", "\"length\": 2").as_bytes()), Err(BadManifest::Digest));
-        assert_eq!(Manifest::parse(text.replace("\"version\": 1", "\"version\": 9").as_bytes()), Err(BadManifest::Version(9)));
+        assert_eq!(
+            Manifest::parse(text.replace("\"length\": 1", "\"length\": 2").as_bytes()),
+            Err(BadManifest::Digest)
+        );
+        assert_eq!(
+            Manifest::parse(text.replace("\"version\": 1", "\"version\": 9").as_bytes()),
+            Err(BadManifest::Version(9))
+        );
         assert!(matches!(Manifest::parse(&text.as_bytes()[..40]), Err(BadManifest::Syntax(_))));
     }
 

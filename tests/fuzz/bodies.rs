@@ -135,7 +135,8 @@ pub fn tftp_fetch(bytes: &[u8]) {
 /// A connection that sends these bytes, in pieces.
 pub fn http_head(bytes: &[u8]) {
     let patience = connection::Patience { head: Duration::from_secs(10), idle: Duration::from_secs(60) };
-    let resource = Resource { length: 5000, digest: ObjectId([7; 32]), content_type: "text/plain", modified: 1_700_000_000 };
+    let resource =
+        Resource { length: 5000, digest: ObjectId([7; 32]), content_type: "text/plain", modified: 1_700_000_000 };
     let mut connection = Connection::new(patience, Instant::ZERO);
     let piece = bytes.first().map_or(1, |&b| usize::from(b) * 16 + 1);
     let mut pieces = bytes.chunks(piece);
@@ -203,7 +204,8 @@ pub fn dhcp(bytes: &[u8]) {
     let printable = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
     assert!(printable(&request.describe()) && printable(&request.vendor_class_text()));
     assert!(request.room() >= 200 && request.key().0.len() <= bytes.len());
-    let _ = (request.mac(), request.machine_id(), request.boot_item(), request.server_id(), request.requested_address());
+    let _ =
+        (request.mac(), request.machine_id(), request.boot_item(), request.server_id(), request.requested_address());
     let _ = request.destination(dhcp::MessageType::Offer, Ipv4Addr::UNSPECIFIED);
 }
 
