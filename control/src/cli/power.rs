@@ -286,7 +286,7 @@ fn suite(number: u8) -> Result<Suite, Failure> {
 
 fn hex(text: &str) -> Result<Vec<u8>, Failure> {
     let bad = || Failure::Usage("--kg is not an even number of hex digits, at most 40".to_owned());
-    if text.len() % 2 != 0 || text.len() > 40 || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || text.len() > 40 || !text.is_ascii() {
         return Err(bad());
     }
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).map_err(|_| bad())).collect()
