@@ -132,7 +132,7 @@ fn is_machine_config(document: &Value) -> bool {
 fn read(text: &str, place: &str) -> Result<Vec<Value>, Error> {
     let options = serde_saphyr::options! { strict_booleans: true, legacy_octal_numbers: true, with_snippet: false };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|e| Error::Yaml { place: place.to_owned(), line: e.location().map_or(0, serde_saphyr::Location::line) })?;
+        .map_err(|e| Error::Yaml { place: place.to_owned(), line: e.location().map_or(0, |l| l.line()) })?;
     if documents.len() > MAX_DOCUMENTS {
         return Err(Error::TooLarge("the configuration"));
     }
