@@ -112,7 +112,7 @@ fn beside_a_worker<R: Ring>(ring: impl FnOnce() -> io::Result<R> + Send, client:
         scope.spawn(move || {
             let metrics = WorkerMetrics::alone(0);
             let ring = ring().expect("a ring");
-            let mut worker = Worker::new(ring, tftp_service(), Silent, mail, sockets, metrics).expect("a worker");
+            let mut worker = Worker::new(ring, tftp_service(), Silent, mail, metrics, sockets).expect("a worker");
             worker.run().expect("the worker");
         });
         client(address);

@@ -129,7 +129,7 @@ fn nothing_names_the_machine_it_was_written_on() {
         concat!("/wo", "rk/"),
         concat!("../sha", "red"),
         concat!("/root/.ca", "rgo"),
-        concat!("/home/"),
+        "/home/",
         concat!("arti", "factory"),
         concat!("index.crates", ".io"),
     ];

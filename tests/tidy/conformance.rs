@@ -43,7 +43,7 @@ fn faults(row: &str, id: &str, tests: &BTreeSet<String>) -> Vec<String> {
     }
     let names = row.split('`').skip(1).step_by(2).map(|name| name.rsplit("::").next().unwrap_or(name));
     let names: Vec<&str> = names.filter(|name| name.contains('_')).collect();
-    let (known, unknown): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| tests.contains(**name));
+    let (known, unknown): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is_known(name, tests));
     let prefix = id.to_lowercase();
     let is_id = |name: &str| name.split('_').any(|part| part == prefix);
     let mut faults: Vec<String> = unknown
@@ -57,14 +57,26 @@ fn faults(row: &str, id: &str, tests: &BTreeSet<String>) -> Vec<String> {
     faults
 }
 
-/// Table rows by the number in their first cell.
+/// `d12_*` and `d12_...` stand for all tests that begin so, of which there must be one.
+fn is_known(name: &str, tests: &BTreeSet<String>) -> bool {
+    let beginning = name.strip_suffix('*').or_else(|| name.strip_suffix("..."));
+    match beginning {
+        Some(beginning) => tests.range(beginning.to_owned()..).next().is_some_and(|test| test.starts_with(beginning)),
+        None => tests.contains(name),
+    }
+}
+
+/// Table rows by the numbers in their first cell.
 fn rows(page: &str, letter: char) -> BTreeMap<u32, String> {
     let mut rows: BTreeMap<u32, String> = BTreeMap::new();
     for line in page.lines() {
         let Some(first) = line.trim().strip_prefix('|').and_then(|l| l.split('|').next()) else { continue };
-        let number = first.trim().trim_matches(['*', '`']).strip_prefix(letter).and_then(|n| n.parse().ok());
-        if let Some(number) = number {
-            rows.entry(number).or_default().push_str(line);
+        // One row may stand for several: `D35, D36`.
+        for id in first.split(',') {
+            let number = id.trim().trim_matches(['*', '`']).strip_prefix(letter).and_then(|n| n.parse().ok());
+            if let Some(number) = number {
+                rows.entry(number).or_default().push_str(line);
+            }
         }
     }
     rows
@@ -97,14 +109,16 @@ fn is_test_name(word: &str) -> bool {
 
 #[test]
 fn rows_and_their_faults_are_seen() {
-    let page = "| id | what | tests |\n|---|---|---|\n| T1 | small file | `a::t1_small_file` |\n| **T2** | x | not applicable: no such thing here |\n| T3 | | |\n";
+    let page = "| id | what | tests |\n|---|---|---|\n| T1 | small file | `a::t1_small_file` |\n| **T2** | x | not applicable: no such thing here |\n| T3 | | |\n| T4, T5 | | |\n";
     let rows = rows(page, 'T');
-    assert_eq!(rows.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(rows.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     let tests = BTreeSet::from(["t1_small_file".to_owned()]);
     assert!(faults(&rows[&1], "T1", &tests).is_empty());
     assert!(faults(&rows[&2], "T2", &tests).is_empty());
     assert!(!faults(&rows[&3], "T3", &tests).is_empty());
     assert!(!faults("| T4 | x | not applicable: |", "T4", &tests).is_empty());
+    assert!(faults("| T1 | x | `t1_*`, `t1_small_...` |", "T1", &tests).is_empty());
+    assert_eq!(faults("| T1 | x | `t1_large_*` `t1_small_file` |", "T1", &tests).len(), 1);
     assert_eq!(faults("| T1 | x | `t1_gone` `t1_small_file` |", "T1", &tests).len(), 1);
     assert!(is_test_name("t24_duplicate_ack") && !is_test_name("t_raw") && !is_test_name("tx1_long"));
 }
