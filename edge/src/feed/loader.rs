@@ -194,6 +194,6 @@ impl Loader {
 }
 
 fn same_bytes(a: &Catalog, b: &Catalog) -> bool {
-    let same = |(name, x): (&Box<str>, &Named)| b.get(name).is_some_and(|y| Arc::ptr_eq(&x.image, &y.image));
-    a.names.len() == b.names.len() && a.refused == b.refused && a.names.iter().all(same)
+    let same = |name: &str, x: &Named| b.get(name).is_some_and(|y| Arc::ptr_eq(&x.image, &y.image));
+    a.names.len() == b.names.len() && a.refused == b.refused && a.names.iter().all(|(name, x)| same(name, x))
 }
