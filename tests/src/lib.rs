@@ -1,1 +1,3 @@
-//! placeholder
+//! What several proofs share: simulators of the other end.
+
+pub mod bmc;

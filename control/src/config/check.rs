@@ -205,15 +205,17 @@ fn environment(mut s: Section<'_>) -> Environment {
             environment.arches.insert(arch, files);
         }
     } else {
+        let mut named = false;
         for (arch, key) in [(Arch::X86_64, "x86_64"), (Arch::Arm64, "arm64")] {
             let Some(body) = s.take(key) else { continue };
+            named = true;
             let mut section = Section::new(body, s.path(key), s.problems);
             if let Some(files) = files(&mut section) {
                 environment.arches.insert(arch, files);
             }
             section.finish();
         }
-        if environment.arches.is_empty() {
+        if !named {
             let line = s.line;
             let remedy = "give `kernel:` and `initrd:`, or both of them under `x86_64:` and `arm64:`";
             s.complain(line, "", "this environment has nothing to boot", remedy);

@@ -154,7 +154,10 @@ impl Fetcher {
         }
         part.remember(validator.as_deref());
         let total = response.content_length().map(|rest| rest + part.length);
-        self.check_total(source, total, part.length)?;
+        if let Err(e) = self.check_total(source, total, part.length) {
+            part.discard();
+            return Err(e);
+        }
         self.read_body(&mut response, &mut part, total, progress).await?;
         let (source, objects) = (source.clone(), self.objects.clone());
         let finished = tokio::task::spawn_blocking(move || part.finish(&source, &objects));

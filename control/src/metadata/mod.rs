@@ -4,8 +4,6 @@
 mod agent;
 pub mod script;
 mod scripts;
-#[cfg(test)]
-mod tests;
 pub mod words;
 
 use crate::config::Settings;
@@ -121,4 +119,25 @@ fn text(status: StatusCode, body: String) -> Response {
 /// The machine's address.
 fn ip(peer: Option<axum::Extension<Peer>>) -> Option<std::net::IpAddr> {
     peer.and_then(|p| p.0.ip())
+}
+
+#[cfg(test)]
+mod host_tests {
+    use super::host_of;
+
+    #[test]
+    fn a_host_is_taken_only_where_it_is_plain() {
+        for (header, host) in [
+            ("10.0.0.2:8081", "10.0.0.2"),
+            ("boot.rack-1.example", "boot.rack-1.example"),
+            ("[fd77::1]:8081", "[fd77::1]"),
+            ("[fd77::1]", "[fd77::1]"),
+        ] {
+            assert_eq!(host_of(header), Some(host), "{header}");
+        }
+        for bad in ["", ":8081", "a b", "a\nb", "x/../y", "[nonsense]", "[::1", "a${b}", "user@host", &"x".repeat(300)]
+        {
+            assert_eq!(host_of(bad), None, "{bad:?}");
+        }
+    }
 }

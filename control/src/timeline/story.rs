@@ -118,6 +118,8 @@ pub fn fold(boot: &mut Boot, seen: &Observation) {
                 step.detail = if step.detail.is_empty() { words } else { format!("{}; {words}", step.detail) };
                 step.detail.truncate(step.detail.floor_char_boundary(limits::NETWORK_TEXT));
             }
+            // The datagram that told of its beginning may have been lost.
+            advance(boot, role(name));
             if matches!(outcome, Outcome::Complete | Outcome::Unknown) {
                 loaded(boot, role(name));
             }

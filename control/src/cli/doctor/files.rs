@@ -43,7 +43,7 @@ pub async fn examine(status: &Status) -> Vec<Finding> {
             "build a bundle with `stoker-bundle build` and name it with --bundle",
         )];
     }
-    if !reaches_here(status) {
+    if super::ports::other_network(status).is_some() {
         return vec![Finding::good(
             "boot files",
             format!("{} are published for a namespace of its own, which cannot be reached from here", loaders.len()),
@@ -60,12 +60,6 @@ pub async fn examine(status: &Status) -> Vec<Finding> {
 /// What firmware loads by itself: programs at the top of the name space.
 fn is_loader(name: &str) -> bool {
     !name.contains('/') && [".efi", ".kpxe", ".pxe", ".0"].iter().any(|end| name.ends_with(end))
-}
-
-/// Whether control runs in our network namespace.
-fn reaches_here(status: &Status) -> bool {
-    let link = |pid: &str| std::fs::read_link(Path::new("/proc").join(pid).join("ns/net")).ok();
-    link(&status.pid.to_string()) == link("self")
 }
 
 fn by_tftp(status: &Status, name: &str, entry: &Entry) -> Finding {

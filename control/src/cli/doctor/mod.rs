@@ -123,7 +123,13 @@ impl Doctor {
         let interface = self.interface.clone().or_else(|| status.and_then(|s| s.interface.clone()));
         findings.extend(network::examine(interface.as_deref(), status));
         findings.extend(host::examine());
-        if let Some(interface) = &interface {
+        if let Some(namespace) = status.and_then(ports::other_network) {
+            let command = format!("ip netns exec {namespace} stoker doctor");
+            findings.push(Finding::good(
+                "DHCP servers",
+                format!("not looked for: that network is seen from inside, with `{command}`"),
+            ));
+        } else if let Some(interface) = &interface {
             findings.extend(dhcp::examine(interface, status));
         } else {
             findings.push(Finding::good("DHCP servers", "not looked for: name the boot network with --interface"));

@@ -3,7 +3,7 @@
 use super::Finding;
 use control::api::types::Status;
 use std::collections::HashMap;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
 
 /// The ports of a whole stoker: protocol, number, what for.
 const PORTS: [(&str, u16, &str); 5] = [
@@ -21,13 +21,10 @@ pub fn examine(status: Option<&Status>) -> Vec<Finding> {
     let owners = Owners::look();
     let ours: Vec<u32> = status.iter().flat_map(|s| [Some(s.pid), s.edge.as_ref().map(|e| e.pid)]).flatten().collect();
     // A virtual rack has a network of its own: its ports are not on this host's.
-    let elsewhere = ours.first().is_some_and(|pid| !same_network(*pid));
     let mut findings = Vec::new();
-    if elsewhere {
-        findings.push(Finding::good(
-            "ports",
-            "the running stoker serves in a network namespace of its own; these are this host's",
-        ));
+    if let Some(namespace) = status.and_then(other_network) {
+        let text = format!("the running stoker serves in network namespace {namespace}; these are this host's");
+        findings.push(Finding::good("ports", text));
     }
     for (proto, port, purpose) in PORTS {
         let what = format!("port {proto}/{port}");
@@ -61,9 +58,17 @@ const fn alternative(port: u16) -> &'static str {
     }
 }
 
-fn same_network(pid: u32) -> bool {
-    let link = |p: &str| std::fs::read_link(Path::new("/proc").join(p).join("ns/net")).ok();
-    link(&pid.to_string()) == link("self")
+/// The network namespace of the running stoker, where it is not ours: its name
+/// for `ip netns`, or its path where it has none.
+pub fn other_network(status: &Status) -> Option<String> {
+    let own = format!("/proc/{}/ns/net", status.pid);
+    let namespace = std::fs::metadata(&own).ok()?.ino();
+    if std::fs::metadata("/proc/self/ns/net").ok()?.ino() == namespace {
+        return None;
+    }
+    let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let mut same = named.filter(|e| std::fs::metadata(e.path()).is_ok_and(|m| m.ino() == namespace));
+    Some(same.next().map_or(own, |e| e.file_name().to_string_lossy().into_owned()))
 }
 
 /// Who holds which port.

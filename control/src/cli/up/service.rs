@@ -149,6 +149,7 @@ impl Service {
         // Each run begins its log anew; the one before is kept beside.
         let _ = std::fs::rename(&log, log.with_extension("log.1"));
         let namespace = place.network.map(|n| n.name().to_owned());
+        table::line(&format!("starting   {name} {}", args.join(" ")));
         let process = spawn(name, &program, &args, namespace.as_deref(), &log)?;
         Ok(Self { name, program, args, log, namespace, process, restarts: Vec::new() })
     }
@@ -229,6 +230,5 @@ fn spawn(name: &str, program: &Path, args: &[String], namespace: Option<&str>, l
         None => process::dies_with_us(program, "TERM"),
     };
     command.args(args);
-    table::line(&format!("starting   {name} {}", args.join(" ")));
     Process::spawn(name, command, log).map_err(Failure::from_error)
 }
