@@ -1,6 +1,7 @@
 //! From a manifest on disk to bytes on the wire: publishing under load,
 //! damage, restarts. The real feed, service, worker and ring, on both drivers.
 
+#[expect(dead_code, reason = "shared with the tests of HTTP, which use more of it")]
 mod http_server;
 
 use edge::feed::{Config, Feed};

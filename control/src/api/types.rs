@@ -263,6 +263,7 @@ pub struct MachineStory {
 /// One line of a watch.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly every line is a boot, and lines are not kept")]
 pub enum WatchLine {
     /// A boot as it now is. At the start of a watch: one for each machine.
     Boot {

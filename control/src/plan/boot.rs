@@ -194,7 +194,8 @@ mod tests {
             BootPlan::Disk(method) => format!("{method:?}"),
             BootPlan::Refuse { to, status, .. } => format!("{status} {to}"),
         };
-        let table: &[(Option<MachineRule>, Goal, Option<&str>, Option<Arch>, &str)] = &[
+        type Row = (Option<MachineRule>, Goal, Option<&'static str>, Option<Arch>, &'static str);
+        let table: &[Row] = &[
             (None, Agent, None, None, "agent-amd64"),
             (None, Agent, Some("talos"), Some(Arch::X86_64), "agent-amd64"),
             (None, Agent, None, Some(Arch::Arm64), "agent-arm64"),

@@ -87,7 +87,11 @@ mod tests {
         let store = Store::open(&dir.path().join("s.redb")).unwrap();
         let good = Ipv4Addr::new(10, 0, 0, 7);
         write(&store, vec![(good, entry(1))]).await.unwrap();
-        store.write(|txn| Ok(drop(txn.open_table(LEASES)?.insert(9, &b"{"[..])?))).await.unwrap();
+        let damage = store.write(|txn| {
+            txn.open_table(LEASES)?.insert(9, &b"{"[..])?;
+            Ok(())
+        });
+        damage.await.unwrap();
         assert_eq!(read(&store).unwrap(), [(good, entry(1))]);
     }
 }

@@ -163,7 +163,8 @@ fn every_rule_speaks_for_its_cause_and_for_no_other() {
     let scripted = || good_boot(0)[..12].to_vec();
     let foreign = Milestone::ForeignOffer { server: [10, 0, 0, 1].into() };
     let address = Milestone::DhcpOffer { file: "x".into(), address: Some([10, 0, 0, 7].into()) };
-    let table: Vec<(&str, Vec<Observation>, u64, Option<&str>, &str)> = vec![
+    type Row = (&'static str, Vec<Observation>, u64, Option<&'static str>, &'static str);
+    let table: Vec<Row> = vec![
         ("asked, just now", dhcp(), 5_000, None, ""),
         ("offered, no taker", dhcp(), 25_000, Some("offer-without-request"), "dhcp.mode: server"),
         ("offered beside another server", with(vec![at(2, foreign)]), 25_000, Some("offer-without-request"), "VLAN"),

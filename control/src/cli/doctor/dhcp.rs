@@ -79,10 +79,10 @@ fn discover(interface: &str) -> std::io::Result<BTreeMap<Ipv4Addr, Offer>> {
         socket.set_read_timeout(Some(wait))?;
         match socket.recv(&mut packet) {
             Ok(n) => {
-                if let Some((server, offer)) = read_offer(packet.get(..n).unwrap_or_default(), xid) {
-                    if offers.len() < MAX_SERVERS || offers.contains_key(&server) {
-                        offers.insert(server, offer);
-                    }
+                if let Some((server, offer)) = read_offer(packet.get(..n).unwrap_or_default(), xid)
+                    && (offers.len() < MAX_SERVERS || offers.contains_key(&server))
+                {
+                    offers.insert(server, offer);
                 }
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}

@@ -219,10 +219,10 @@ impl Up {
                     }
                 }
             }
-            if let (Some(rack), Some(deadline)) = (&mut rack, deadline) {
-                if let Some(code) = rack.judge(&view, deadline) {
-                    return Ok(code);
-                }
+            if let (Some(rack), Some(deadline)) = (&mut rack, deadline)
+                && let Some(code) = rack.judge(&view, deadline)
+            {
+                return Ok(code);
             }
         }
     }

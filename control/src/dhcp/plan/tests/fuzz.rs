@@ -47,7 +47,7 @@ fn d46_a_million_mutated_packets_end_in_a_reply_or_in_silence() {
             continue;
         };
         let world = &mut worlds[random.next() % 3];
-        world.port = if random.next() % 4 == 0 { Port::Pxe } else { Port::Dhcp };
+        world.port = if random.next().is_multiple_of(4) { Port::Pxe } else { Port::Dhcp };
         world.now += u64::from(round % 64 == 0);
         let decision = world.plan(&request);
         let _ = (request.describe(), request.vendor_class_text());
@@ -76,7 +76,7 @@ fn d46_a_million_mutated_packets_end_in_a_reply_or_in_silence() {
 /// One to eight cuts, flips, insertions and overwrites; half of them in the options.
 fn mutate(packet: &mut Vec<u8>, random: &mut Xorshift) {
     for _ in 0..=random.next() % 8 {
-        let from = if random.next() % 8 == 0 { 0 } else { 240.min(packet.len()) };
+        let from = if random.next().is_multiple_of(8) { 0 } else { 240.min(packet.len()) };
         let span = packet.len().saturating_sub(from).max(1);
         let at = (from + random.next() % span).min(packet.len().saturating_sub(1));
         match random.next() % 12 {
