@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The description's file name.
 pub const FILE: &str = "bundle.json";
+/// What the bundle was made of; the same again need not be made again.
+const MADE_OF: &str = ".made-of";
 /// The layout that this program writes and checks.
 const VERSION: u32 = 1;
 
@@ -85,6 +87,22 @@ const NBPS: [(&str, &str, &str, &str); 6] = [
 pub fn build(plan: &Plan, store: &Store) -> Result<Bundle> {
     let out = &plan.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let agents: Vec<Result<PathBuf>> = plan
+        .archs
+        .iter()
+        .enumerate()
+        .map(|(i, arch)| match &plan.agent {
+            Some(path) if i == 0 => Ok(path.clone()),
+            _ => agent::build(&plan.repository, arch, plan.offline),
+        })
+        .collect();
+    let made_of = made_of(plan, &agents)?;
+    if fs::read_to_string(out.join(MADE_OF)).is_ok_and(|there| there == made_of)
+        && let Ok(bundle) = verify(out)
+    {
+        progress(&format!("{}: whole and made of the same things; left as it is", out.display()));
+        return Ok(bundle);
+    }
     let _ = fs::remove_file(out.join(FILE));
     let mut files = Vec::new();
     let mut publish = |path: &str, content_type: &str, role: Role, arch: &str| -> Result<()> {
@@ -106,11 +124,7 @@ pub fn build(plan: &Plan, store: &Store) -> Result<Bundle> {
         copy(&ipxe.join("usr/lib/ipxe").join(source), &out.join(path))?;
         publish(path, content_type, Role::Nbp, arch)?;
     }
-    for (i, arch) in plan.archs.iter().enumerate() {
-        let built = match &plan.agent {
-            Some(path) if i == 0 => Ok(path.clone()),
-            _ => agent::build(&plan.repository, arch, plan.offline),
-        };
+    for (arch, built) in plan.archs.iter().zip(agents) {
         let program = match built {
             Ok(program) => program,
             // arm64 is worth having without an agent: the boot loader alone installs systems.
@@ -144,8 +158,21 @@ pub fn build(plan: &Plan, store: &Store) -> Result<Bundle> {
     let partial = out.join(format!("{FILE}.partial"));
     fs::write(&partial, serde_json::to_vec_pretty(&bundle)?)?;
     fs::rename(&partial, out.join(FILE))?;
+    fs::write(out.join(MADE_OF), made_of)?;
     progress(&format!("{}: {} files to publish", out.display(), bundle.files.len()));
     Ok(bundle)
+}
+
+/// What a bundle is made of: the pins, the agents, this program. The same text
+/// makes the same bundle.
+fn made_of(plan: &Plan, agents: &[Result<PathBuf>]) -> Result<String> {
+    let mut text = format!("archs {}\n", plan.archs.join(","));
+    let lock = plan.repository.join(crate::lock::PATH);
+    let program = std::env::current_exe().context("this program has no path")?;
+    for path in [&lock, &program].into_iter().chain(agents.iter().flatten()) {
+        text += &format!("{} {}\n", digest(path)?.0, path.display());
+    }
+    Ok(text)
 }
 
 /// Firmware and option ROMs for virtual machines, in `OUT/firmware`.

@@ -33,6 +33,9 @@ pub use plan::Place;
 pub use settings::{Mode, Settings};
 pub use sockets::OpenError;
 
+/// The user class (option 77) of `stoker doctor`'s own DISCOVER: answered like any other, but no machine that boots.
+pub const DOCTOR_CLASS: &[u8] = b"stoker-doctor";
+
 use crate::limits;
 use crate::observe::Observer;
 use crate::store::{Store, leases};

@@ -12,6 +12,7 @@ use super::settings::{Mode, Rules};
 use super::{watch, watched::Watched};
 use crate::limits;
 use crate::observe::{Milestone, Observation, Observer, now_ms};
+use protocol::dhcp::options::code;
 use protocol::dhcp::{CLIENT_PORT, ClientKey, Destination, MessageType, Request, SERVER_PORT, text};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -426,7 +427,7 @@ impl Serve {
         let what = match reply.kind {
             MessageType::Offer => Milestone::DhcpOffer { file, address: address.map(IpAddr::V4) },
             MessageType::Nak => {
-                let why = reply.option(protocol::dhcp::options::code::MESSAGE).unwrap_or_default();
+                let why = reply.option(code::MESSAGE).unwrap_or_default();
                 Milestone::DhcpNak { why: text::printable(why, limits::NETWORK_TEXT) }
             }
             _ => Milestone::DhcpAck { file },
@@ -443,7 +444,8 @@ impl Serve {
         let ours = self.rules.mode == Mode::Server
             || asked.request.firmware.is_boot()
             || mac.is_some_and(|m| self.watched.has(m));
-        if ours {
+        let doctor = asked.request.options.get(code::USER_CLASS) == Some(super::DOCTOR_CLASS);
+        if ours && !doctor {
             let uuid = asked.request.machine_id();
             self.observer.see(Observation { at_ms: now_ms(), mac, ip: ip.map(IpAddr::V4), uuid, what });
         }

@@ -4,6 +4,7 @@
 
 use super::Finding;
 use control::api::types::Status;
+use control::dhcp::DOCTOR_CLASS;
 use protocol::dhcp::options::{Options, code};
 use protocol::dhcp::text::printable;
 use protocol::dhcp::{CLIENT_PORT, COOKIE, HEADER, MAX_PACKET, MIN_REPLY, SERVER_PORT};
@@ -17,8 +18,6 @@ use std::time::{Duration, Instant};
 const SENDS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(1200)];
 /// How long offers are collected: dnsmasq pings an address for 3 s before it offers it.
 const LISTEN: Duration = Duration::from_millis(4500);
-/// The user class (option 77) by which our own question is known.
-const USER_CLASS: &[u8] = b"stoker-doctor";
 /// Servers that are listed.
 const MAX_SERVERS: usize = 64;
 /// Bytes of a boot file's name that are shown.
@@ -122,8 +121,8 @@ fn discover_packet(mac: protocol::id::Mac, xid: [u8; 4], secs: u16) -> Vec<u8> {
     p.extend([code::VENDOR_CLASS, class.len() as u8]);
     p.extend(class);
     // So that a stoker that answers does not take us for a machine that boots.
-    p.extend([code::USER_CLASS, USER_CLASS.len() as u8]);
-    p.extend(USER_CLASS);
+    p.extend([code::USER_CLASS, DOCTOR_CLASS.len() as u8]);
+    p.extend(DOCTOR_CLASS);
     p.push(code::END);
     p.resize(p.len().max(MIN_REPLY), 0);
     p
