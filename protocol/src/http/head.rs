@@ -79,14 +79,15 @@ pub fn parse(head: &[u8]) -> Result<Request<'_>, Bad> {
     if !target.bytes().all(|c| c.is_ascii_graphic()) {
         return Err(bad("target is not printable ASCII"));
     }
+    // `*` goes with OPTIONS (RFC 9112 section 3.2.4); the authority form is for proxies, which we are not.
+    if target::form(target).is_none() && (method, target) != ("OPTIONS", "*") {
+        return Err(bad("not a path"));
+    }
     let method = match method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         _ => Method::Other,
     };
-    if method != Method::Other && target::form(target).is_none() {
-        return Err(bad("not a path"));
-    }
     let count = parsed.headers.len();
     let mut request = Request {
         method,
