@@ -470,6 +470,9 @@ fn f02_our_client_gets_a_megabyte_through_ten_percent_of_loss() {
         };
         let (report, file) = std::thread::spawn(run).join().unwrap();
         assert!(report.end == Some(End::Complete) && file == whole, "{driver:?}: {report:?}");
-        assert!(report.gaps > 0, "there was loss");
+        // A lost train shows as nothing but time (the server sends it again), a part of one as a gap,
+        // and a lost ACK as a window that comes twice; of some 120 ACKs a tenth is lost.
+        let marks = u64::from(report.gaps) + u64::from(report.duplicates) + u64::from(report.retransmissions);
+        assert!(marks > 0, "there was loss: {report:?}");
     }
 }
