@@ -10,6 +10,7 @@
 //! | [`tftp`] | nodes to the edge (RFC 1350, 2347, 2348, 2349, 7440) |
 //! | [`http`] | nodes to the edge (RFC 9110, 9112) |
 //! | [`dhcp`] | firmware and iPXE to control (RFC 2131, 2132, 4578, PXE 2.1) |
+//! | [`dhcp6`] | the same over IPv6 (RFC 8415, 5970) |
 //! | [`ipmi`] | control to BMCs (IPMI 2.0 over RMCP+) |
 //! | [`manifest`] | control to the edge: which names are which bytes |
 //! | [`event`] | the edge to control: what became of each transfer |
@@ -22,6 +23,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod dhcp;
+pub mod dhcp6;
 pub mod event;
 pub mod http;
 pub mod id;
