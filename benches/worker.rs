@@ -3,7 +3,6 @@
 //! costs with the kernel, client included).
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use edge::catalog::Catalog;
 use edge::events::EventSender;
 use edge::listen::{self, Address, Plan};
 use edge::metrics::WorkerMetrics;
@@ -11,9 +10,9 @@ use edge::ring::epoll::Epoll;
 use edge::ring::fake::Fake;
 use edge::ring::probe;
 use edge::ring::uring::Uring;
-use edge::ring::{ConnId, Datagram, ListenerId, Ring, UdpId, UdpPayload};
+use edge::ring::{Datagram, Ring, UdpId, UdpPayload};
 use edge::tftp;
-use edge::worker::{Mailbox, Service, TcpService, UdpRole, UdpService, Worker};
+use edge::worker::{Mailbox, Nobody, Service, UdpRole, UdpService, Worker};
 use protocol::tftp::fetch::{Ask, End, Fetch, Output};
 use protocol::time::{Duration, Instant};
 use std::io;
@@ -74,30 +73,6 @@ fn user_space(c: &mut Criterion) {
     }
 }
 
-/// Nobody speaks HTTP here.
-struct Silent;
-
-impl Service for Silent {
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn tick(&mut self, _: Instant) {}
-    fn catalog(&mut self, _: Arc<Catalog>) {}
-    fn drain(&mut self) {}
-    fn idle(&self) -> bool {
-        true
-    }
-}
-
-impl TcpService for Silent {
-    fn accepted(&mut self, _: ListenerId, _: ConnId, _: SocketAddr, _: SocketAddr, _: Instant) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Instant) {}
-    fn sent(&mut self, _: ConnId, _: u64, _: Option<&io::Error>, _: Instant) {}
-    fn failed(&mut self, _: ConnId, _: &io::Error, _: Instant) {}
-    fn closed(&mut self, _: ConnId, _: Instant) {}
-    fn flush(&mut self, _: &mut impl Ring, _: Instant) {}
-}
-
 /// Runs `client` beside a worker on this ring; it is told where to ask.
 ///
 /// The ring belongs to the thread that made it, so the worker makes its own.
@@ -112,7 +87,7 @@ fn beside_a_worker<R: Ring>(ring: impl FnOnce() -> io::Result<R> + Send, client:
         scope.spawn(move || {
             let metrics = WorkerMetrics::alone(0);
             let ring = ring().expect("a ring");
-            let mut worker = Worker::new(ring, tftp_service(), Silent, mail, metrics, sockets).expect("a worker");
+            let mut worker = Worker::new(ring, tftp_service(), Nobody, mail, metrics, sockets).expect("a worker");
             worker.run().expect("the worker");
         });
         client(address);

@@ -5,6 +5,7 @@
 //! first when it is full, and every loss is counted. Allocates per milestone
 //! (a handful a transfer), never per packet.
 
+use crate::clock;
 use crate::limits;
 use crate::metrics::WorkerMetrics;
 use protocol::event::{CURRENT, Event, Kind, Proto};
@@ -16,7 +17,6 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest name in an event, bytes.
 pub const NAME_MAX: usize = 256;
@@ -57,7 +57,7 @@ impl EventSender {
         if self.path.is_none() {
             return;
         }
-        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let at_ms = clock::wall_ms();
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string();
         let name = printable(name.as_bytes(), NAME_MAX);
         let event = Event { v: CURRENT, at_ms, transfer, proto, peer, mac, name, kind };
@@ -75,7 +75,7 @@ impl EventSender {
         if self.waiting.is_empty() {
             return;
         }
-        let now = monotonic();
+        let now = clock::monotonic();
         if self.again.is_some_and(|again| now < again) {
             return;
         }
@@ -140,12 +140,6 @@ pub fn printable(bytes: &[u8], max: usize) -> String {
         out.push_str(&piece);
     }
     out
-}
-
-/// The clock that the rings tell the time on.
-fn monotonic() -> Instant {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Instant((t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64))
 }
 
 #[cfg(test)]

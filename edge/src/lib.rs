@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod catalog;
+pub mod clock;
 pub mod config;
 pub mod events;
 pub mod feed;

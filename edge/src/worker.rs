@@ -8,6 +8,10 @@
 //! services are told the time. Nothing is shared with other workers but what
 //! a [`Mailbox`] carries (the catalog, and the word to drain or stop).
 
+mod nobody;
+
+pub use nobody::Nobody;
+
 use crate::catalog::Catalog;
 use crate::listen::WorkerSockets;
 use crate::metrics::WorkerMetrics;

@@ -175,14 +175,14 @@ impl FromStr for Arch {
     }
 }
 
-const fn hex_pair(high: u8, low: u8) -> Option<u8> {
+pub(crate) const fn hex_pair(high: u8, low: u8) -> Option<u8> {
     match (hex_digit(high), hex_digit(low)) {
         (Some(h), Some(l)) => Some(h << 4 | l),
         _ => None,
     }
 }
 
-const fn hex_digit(c: u8) -> Option<u8> {
+pub(crate) const fn hex_digit(c: u8) -> Option<u8> {
     match c {
         b'0'..=b'9' => Some(c - b'0'),
         b'a'..=b'f' => Some(c - b'a' + 10),

@@ -13,6 +13,7 @@
 //! run/events.sock               Unix datagram socket, bound by control
 //! ```
 
+use crate::id::hex_pair;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -58,13 +59,12 @@ impl core::str::FromStr for ObjectId {
     type Err = crate::id::BadId;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const BAD: crate::id::BadId = crate::id::BadId { expected: "a SHA-256 digest: 64 hex digits" };
-        if text.len() != 64 || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+        if text.len() != 64 {
             return Err(BAD);
         }
         let mut id = [0; 32];
         for (out, pair) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = core::str::from_utf8(pair).map_err(|_| BAD)?;
-            *out = u8::from_str_radix(pair, 16).map_err(|_| BAD)?;
+            *out = hex_pair(pair[0], pair[1]).ok_or(BAD)?;
         }
         Ok(Self(id))
     }

@@ -39,6 +39,28 @@ impl Sub for Instant {
     }
 }
 
+/// Year, month (1 to 12) and day of a day since 1970-01-01 (Howard Hinnant's
+/// algorithm: years begin in March, so that the leap day is the last of its year).
+pub const fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + (month <= 2) as u64, month, day)
+}
+
+/// The reverse. `year` is at least 1970; a day too large runs into the next month.
+pub const fn days(year: u64, month: u64, day: u64) -> u64 {
+    let y = year - (month <= 2) as u64;
+    let (era, yoe) = (y / 400, y % 400);
+    let doy = (153 * ((month + 9) % 12) + 2) / 5 + day.saturating_sub(1);
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    (era * 146_097 + doe).saturating_sub(719_468)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

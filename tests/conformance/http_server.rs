@@ -7,12 +7,11 @@ use edge::events::EventSender;
 use edge::http::{Config, Service};
 use edge::listen::{self, Address, Plan, WorkerSockets};
 use edge::metrics::WorkerMetrics;
+use edge::ring::Ring;
 use edge::ring::epoll::Epoll;
 use edge::ring::probe::{self, Wanted};
 use edge::ring::uring::Uring;
-use edge::ring::{Datagram, Ring, UdpId};
-use edge::worker::{self, Mailbox, UdpRole, UdpService, Worker};
-use protocol::time::Instant;
+use edge::worker::{Mailbox, Nobody, Worker};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
@@ -128,28 +127,7 @@ impl Drop for Server {
 }
 
 fn serve<R: Ring>(ring: R, http: Service, mailbox: Arc<Mailbox>, metrics: Arc<WorkerMetrics>, sockets: WorkerSockets) {
-    Worker::new(ring, NoTftp, http, mailbox, metrics, sockets).unwrap().run().unwrap();
-}
-
-struct NoTftp;
-
-impl UdpService for NoTftp {
-    fn socket(&mut self, _: UdpId, _: SocketAddr, _: UdpRole) {}
-    fn datagram(&mut self, _: Datagram<'_>, _: Instant) {}
-    fn failed(&mut self, _: UdpId, _: SocketAddr, _: &io::Error, _: Instant) {}
-    fn flush(&mut self, _: &mut impl Ring, _: Instant) {}
-}
-
-impl worker::Service for NoTftp {
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn tick(&mut self, _: Instant) {}
-    fn catalog(&mut self, _: Arc<Catalog>) {}
-    fn drain(&mut self) {}
-    fn idle(&self) -> bool {
-        true
-    }
+    Worker::new(ring, Nobody, http, mailbox, metrics, sockets).unwrap().run().unwrap();
 }
 
 /// One connection.

@@ -6,14 +6,13 @@ use edge::catalog::{Catalog, Image, Named};
 use edge::events::EventSender;
 use edge::listen::{self, Address, Plan, WorkerSockets};
 use edge::metrics::WorkerMetrics;
+use edge::ring::Ring;
 use edge::ring::epoll::Epoll;
 use edge::ring::probe::{self, Wanted};
 use edge::ring::uring::Uring;
-use edge::ring::{ConnId, ListenerId, Ring};
 use edge::tftp::{Config, Service};
-use edge::worker::{self, Mailbox, TcpService, Worker};
-use protocol::time::Instant;
-use std::io::{self, Write};
+use edge::worker::{Mailbox, Nobody, Worker};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -137,7 +136,7 @@ impl Drop for Server {
 }
 
 fn serve<R: Ring>(ring: R, tftp: Service, mailbox: Arc<Mailbox>, metrics: Arc<WorkerMetrics>, sockets: WorkerSockets) {
-    let mut worker = Worker::new(ring, tftp, NoHttp, mailbox, metrics, sockets).unwrap();
+    let mut worker = Worker::new(ring, tftp, Nobody, mailbox, metrics, sockets).unwrap();
     worker.run().unwrap();
 }
 
@@ -199,28 +198,4 @@ pub fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     (folder, path)
-}
-
-/// No connections are made here.
-struct NoHttp;
-
-impl worker::Service for NoHttp {
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn tick(&mut self, _: Instant) {}
-    fn catalog(&mut self, _: Arc<Catalog>) {}
-    fn drain(&mut self) {}
-    fn idle(&self) -> bool {
-        true
-    }
-}
-
-impl TcpService for NoHttp {
-    fn accepted(&mut self, _: ListenerId, _: ConnId, _: SocketAddr, _: SocketAddr, _: Instant) {}
-    fn received(&mut self, _: ConnId, _: &[u8], _: Instant) {}
-    fn sent(&mut self, _: ConnId, _: u64, _: Option<&io::Error>, _: Instant) {}
-    fn failed(&mut self, _: ConnId, _: &io::Error, _: Instant) {}
-    fn closed(&mut self, _: ConnId, _: Instant) {}
-    fn flush(&mut self, _: &mut impl Ring, _: Instant) {}
 }

@@ -86,10 +86,12 @@ impl ServerClassSpec {
     /// Whether a machine belongs to the class, by hardware and labels alone.
     pub fn matches(&self, server: &Server) -> bool {
         let labels = &server.metadata.labels;
-        let hardware = serde_json::to_value(server.spec.hardware.clone().unwrap_or_default()).unwrap_or_default();
         let q = &self.qualifiers;
-        let by_hardware = q.hardware.is_empty()
-            || q.hardware.iter().any(|want| covers(&hardware, &serde_json::to_value(want).unwrap_or_default()));
+        // Compared as JSON, in which a field that is not set is not there.
+        let by_hardware = q.hardware.is_empty() || {
+            let has = serde_json::to_value(server.spec.hardware.clone().unwrap_or_default()).unwrap_or_default();
+            q.hardware.iter().any(|want| covers(&has, &serde_json::to_value(want).unwrap_or_default()))
+        };
         let by_labels = q.label_selectors.is_empty()
             || q.label_selectors.iter().any(|want| want.iter().all(|(k, v)| labels.get(k) == Some(v)));
         by_hardware && by_labels && self.selector.matches(labels)

@@ -134,7 +134,7 @@ impl<P: Fn(Arc<Catalog>)> Watcher<P> {
     /// True when something was new.
     fn load(&mut self) -> bool {
         let before = self.loader.refused().clone();
-        let outcome = self.loader.load(now_seconds());
+        let outcome = self.loader.load(crate::clock::wall_seconds());
         match &outcome {
             Outcome::Loaded(catalog) => {
                 self.metrics.loads.inc();
@@ -258,10 +258,6 @@ fn watch(folder: &Path, changes: WatchFlags) -> Option<OwnedFd> {
     let what = changes | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
     inotify::add_watch(&watch, folder, what).ok()?;
     Some(watch)
-}
-
-fn now_seconds() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// A share of the machine's memory, or of the control group's where that is less.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) struct StateFile {
     folder: PathBuf,
@@ -31,7 +30,7 @@ impl StateFile {
         let state = EdgeState {
             version: CURRENT,
             pid: std::process::id(),
-            at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+            at_ms: crate::clock::wall_ms(),
             generation,
             refused: refused.clone(),
             driver: self.driver.clone(),

@@ -20,6 +20,7 @@ mod tests;
 mod transfer;
 
 use crate::catalog::{Catalog, Image};
+use crate::clock;
 use crate::events::EventSender;
 use crate::limits;
 use crate::metrics::{Refusal, WorkerMetrics};
@@ -119,7 +120,7 @@ impl Service {
     /// Goes on with a connection until it has to wait for the network.
     fn advance(&mut self, id: ConnId, now: Instant) {
         let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else { return };
-        let date = site::wall_clock();
+        let date = clock::wall_seconds();
         match conn.machine.poll(date) {
             Step::Wait => {}
             Step::Close => self.close(id, Close::Graceful),
@@ -226,7 +227,7 @@ impl worker::TcpService for Service {
             Err(why) => {
                 self.metrics.http.refused(why).inc();
                 if let Some(conn) = self.conns.get_mut(&id) {
-                    let answer = busy(site::wall_clock());
+                    let answer = busy(clock::wall_seconds());
                     conn.machine.begin(&answer);
                     conn.sending = Some(Sending::words(answer.head));
                     self.agenda.send_first(id);
@@ -325,7 +326,7 @@ impl worker::Service for Service {
                 self.abort(id, Outcome::TimedOut, "the client reads too slowly or not at all", now);
                 continue;
             }
-            match conn.machine.expire(site::wall_clock()) {
+            match conn.machine.expire(clock::wall_seconds()) {
                 Step::Reject(answer) => {
                     self.metrics.http.refused(Refusal::TooSlow).inc();
                     conn.sending = Some(Sending::words(answer.head));

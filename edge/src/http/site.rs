@@ -5,7 +5,6 @@ use crate::metrics::Refusal;
 use protocol::http::answer::Bad;
 use protocol::http::{Answer, Request, Resource, Status};
 use protocol::id::Mac;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where the edge says how it is.
 const HEALTH: &[u8] = b"/healthz";
@@ -96,9 +95,4 @@ pub(super) fn reason(status: Status) -> Refusal {
         Status::RequestTimeout => Refusal::TooSlow,
         _ => Refusal::Malformed,
     }
-}
-
-/// Seconds since 1970 UTC; 0 where the clock stands before.
-pub(super) fn wall_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

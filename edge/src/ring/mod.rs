@@ -269,11 +269,5 @@ impl Waker {
     }
 }
 
-/// CLOCK_MONOTONIC.
-fn monotonic_now() -> Instant {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Instant((t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64))
-}
-
 #[cfg(test)]
 mod tests;

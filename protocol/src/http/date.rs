@@ -1,5 +1,6 @@
 //! Dates of HTTP (RFC 9110 section 5.6.7), in seconds since 1970 UTC.
 
+use crate::time::{civil, days};
 use core::fmt;
 
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -87,27 +88,6 @@ fn moment(year: u64, month: u64, day: u64, time: &str) -> Option<u64> {
     let days = days(year, month, day);
     // A day that does not exist (31 June) comes back as another.
     (civil(days) == (year, month, day)).then_some(days * DAY + h * 3600 + m * 60 + s.min(59))
-}
-
-/// Days since 1970 to year, month (1 to 12), day (Howard Hinnant's algorithm, years from 1970 on).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + u64::from(month <= 2), month, day)
-}
-
-/// The reverse. `year` is at least 1970; a day too large runs into the next month.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let y = year - u64::from(month <= 2);
-    let (era, yoe) = (y / 400, y % 400);
-    let doy = (153 * ((month + 9) % 12) + 2) / 5 + day.saturating_sub(1);
-    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
-    (era * 146_097 + doe).saturating_sub(719_468)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The request's target (RFC 9112 section 3.2) as a path.
 
 use super::answer::{Bad, Status};
+use crate::id::hex_pair;
 use alloc::vec::Vec;
 
 /// The path that a target names, percent signs decoded once, without the query.
@@ -57,15 +58,11 @@ fn decode(path: &str) -> Option<Vec<u8>> {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         out.push(match byte {
-            b'%' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,
+            b'%' => hex_pair(bytes.next()?, bytes.next()?)?,
             plain => plain,
         });
     }
     Some(out)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok())
 }
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ impl Ring for Epoll {
     }
 
     fn now(&self) -> Instant {
-        super::monotonic_now()
+        crate::clock::monotonic()
     }
 }
 

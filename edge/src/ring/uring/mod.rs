@@ -339,7 +339,7 @@ impl Ring for Uring {
     }
 
     fn now(&self) -> Instant {
-        super::monotonic_now()
+        crate::clock::monotonic()
     }
 }
 
