@@ -3,6 +3,7 @@
 //! ```text
 //! POST /agent/v1/hello    body Hello    -> 200 Answer     once per boot, repeated until answered
 //! POST /agent/v1/status   body Status   -> 200 Answer     every `poll_seconds` of the last answer
+//! POST /agent/v1/confirm  body Status   -> 200 Confirmed  immediately before anything is erased (W5)
 //! ```
 //!
 //! Reports are levels, not events: an order has an id, and the agent repeats
@@ -10,6 +11,13 @@
 //! and everything may be sent twice. Fields are only ever added; an order of a
 //! kind that an old agent does not know reads as [`OrderKind::Unknown`], which
 //! it answers with [`Level::Unsupported`] and otherwise treats as hold.
+
+mod orders;
+
+pub use orders::{
+    BmcFound, BmcOrder, DataSource, DiskResult, DiskState, DiskTarget, Hidden, ImageFormat, ImageOrder, KexecOrder,
+    Progress, Target, WipeMethod, WipeOrder,
+};
 
 use crate::id::{Arch, Mac, MachineId};
 use alloc::string::String;
@@ -68,6 +76,29 @@ pub struct Status {
     /// Words for the operator; may be empty.
     #[serde(default)]
     pub detail: String,
+    /// How far, in numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Of a wipe: every disk of the order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskResult>,
+    /// Of a BMC's set-up, when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<BmcFound>,
+}
+
+/// Control's reply to the last question before something is erased.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// [`CURRENT`] of control.
+    pub version: u32,
+    /// The order asked about.
+    pub order: u64,
+    /// Go on. Anything but `true` means: touch nothing, ask for the present order again.
+    pub go: bool,
+    /// Words, where it is `false`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// How far an order is.
@@ -117,6 +148,14 @@ pub enum OrderKind {
     Reboot,
     /// Switch the machine off.
     PowerOff,
+    /// Erase disks.
+    Wipe(WipeOrder),
+    /// Write a disk image.
+    WriteImage(ImageOrder),
+    /// Start another kernel.
+    Kexec(KexecOrder),
+    /// Give the BMC a user of ours.
+    SetUpBmc(BmcOrder),
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
@@ -292,6 +331,30 @@ mod tests {
         assert_eq!(serde_json::from_str::<Answer>(text).unwrap(), answer);
         let newer = r#"{"version":9,"order":{"id":4,"kind":"transmogrify","into":"toad"},"poll_seconds":5,"more":1}"#;
         assert_eq!(serde_json::from_str::<Answer>(newer).unwrap().order, Order { id: 4, kind: OrderKind::Unknown });
+    }
+
+    #[test]
+    fn orders_of_version_1_are_frozen() {
+        for text in [
+            r#"{"id":3,"kind":"wipe","target":{"uuid":"00112233-4455-6677-8899-aabbccddeeff","serial_number":"S1","macs":["52:54:00:12:34:56"]},"disks":[{"wwid":"naa.5","serial_number":"D1","model":"M","size":67108864,"name":"sda"}],"method":"auto"}"#,
+            r#"{"id":4,"kind":"write_image","target":{},"disk":{"size":1,"name":"vda"},"url":"http://e/i","sha256":"00","length":9,"format":"zst","grow":true,"data_source":"no-cloud"}"#,
+            r#"{"id":5,"kind":"kexec","target":{},"kernel_url":"http://e/k","kernel_sha256":"00","args":"quiet"}"#,
+            r#"{"id":6,"kind":"set_up_bmc","target":{},"user":"stoker","password":"p"}"#,
+        ] {
+            let order: Order = serde_json::from_str(text).unwrap();
+            assert_ne!(order.kind, OrderKind::Unknown, "{text}");
+            assert_eq!(serde_json::to_string(&order).unwrap(), text);
+        }
+        let text = r#"{"version":1,"order":3,"go":true}"#;
+        let go = Confirmed { version: 1, order: 3, go: true, why: String::new() };
+        assert_eq!(serde_json::to_string(&go).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Confirmed>(text).unwrap(), go);
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let order = OrderKind::SetUpBmc(BmcOrder { password: Hidden("hunter2".into()), ..BmcOrder::default() });
+        assert!(!alloc::format!("{order:?}").contains("hunter2"));
     }
 
     #[test]

@@ -232,6 +232,9 @@ fn status(hello: &Hello, progress: &Progress) -> Status {
         order: progress.order,
         level: progress.level,
         detail: progress.detail.clone(),
+        progress: None,
+        disks: Vec::new(),
+        bmc: None,
     }
 }
 

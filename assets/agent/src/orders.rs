@@ -45,7 +45,7 @@ impl Progress {
             }
             OrderKind::Reboot => (Level::Running, "restarting", Some(Action::Restart)),
             OrderKind::PowerOff => (Level::Running, "switching off", Some(Action::PowerOff)),
-            OrderKind::Unknown => (Level::Unsupported, "this agent does not know that kind of order", None),
+            _ => (Level::Unsupported, "this agent does not know that kind of order", None),
         };
         *self = Self { order: order.id, level, detail: detail.to_string() };
         action

@@ -23,6 +23,13 @@ pub struct ServerBindingSpec {
     pub addresses: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
+    /// Ours: the Secret with the machine's configuration, under the key `value`. Without it the
+    /// Machine that owns the MetalMachine names one (Cluster API).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_secret_ref: Option<ObjectReference>,
+    /// Ours: over the Environment of Server and class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment_ref: Option<ObjectReference>,
 }
 
 /// Kept for objects that Sidero made; stoker does not use it.

@@ -1,5 +1,6 @@
 //! A ServerClass: which machines are alike, and what all of them get.
 
+use super::life::{RootDeviceHints, WipePolicy};
 use super::meta::ObjectReference;
 use super::server::{BootFromDisk, ConfigPatch, Hardware};
 use super::{Server, typed};
@@ -27,6 +28,12 @@ pub struct ServerClassSpec {
     pub strategic_patches: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_from_disk_method: Option<BootFromDisk>,
+    /// Ours: how machines of this class are erased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<WipePolicy>,
+    /// Ours: which disk an image is written to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_device_hints: Option<RootDeviceHints>,
 }
 
 /// Conditions on hardware and labels; empty lists hold for every machine.

@@ -1,6 +1,7 @@
 //! An Environment: what a machine boots from the network.
 
 use super::typed;
+use protocol::report::{DataSource, ImageFormat};
 use serde::{Deserialize, Serialize};
 
 typed! {
@@ -15,6 +16,43 @@ typed! {
 pub struct EnvironmentSpec {
     pub kernel: Kernel,
     pub initrd: Asset,
+    /// Ours: a disk image that the agent writes, in place of kernel and initrd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    /// Ours: what counts as installed. [`InstalledWhen::NextBoot`] where it is not said.
+    #[serde(rename = "installedWhen", skip_serializing_if = "Option::is_none")]
+    pub installed_when: Option<InstalledWhen>,
+}
+
+/// When a machine that was sent to an installer counts as installed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum InstalledWhen {
+    /// When it asks to boot again after it has fetched its configuration (Talos says nothing itself).
+    NextBoot,
+    /// When the installer says so (`POST /report`, event `installed`).
+    Reported,
+}
+
+/// A disk image.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Image {
+    /// Where it is fetched from: http, https or file.
+    pub url: String,
+    /// 128 hex digits, of the file as fetched. Verified; without it the file is taken as it comes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sha512: String,
+    /// How it is packed; by the URL's suffix where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<ImageFormat>,
+    /// Let the last partition grow to the disk's end.
+    pub grow: bool,
+    /// Where the system finds its configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_source: Option<DataSource>,
+    /// Loader for the UEFI boot entry (`\\EFI\\debian\\grubx64.efi`); empty: the removable-media path.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub efi_loader: String,
 }
 
 /// The kernel and its arguments.

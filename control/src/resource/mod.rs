@@ -12,6 +12,7 @@
 mod binding;
 mod class;
 mod environment;
+mod life;
 mod meta;
 mod quantity;
 mod server;
@@ -19,7 +20,11 @@ mod validate;
 
 pub use binding::{ServerBinding, ServerBindingSpec, ServerBindingStatus};
 pub use class::{LabelSelector, Qualifiers, ServerClass, ServerClassSpec, ServerClassStatus};
-pub use environment::{Asset, AssetCondition, Environment, EnvironmentSpec, EnvironmentStatus};
+pub use environment::{Asset, AssetCondition, Environment, EnvironmentSpec, EnvironmentStatus, Image, InstalledWhen};
+pub use life::{
+    EffectKind, EffectRecord, EffectState, Identity, InstallRecord, OnAccept, OrderRecord, OrderState, Phase,
+    RootDeviceHints, WipePolicy, WipeRecord,
+};
 pub use meta::{Condition, Meta, ObjectReference, OwnerReference};
 pub use quantity::{bytes_of, size_text};
 pub use server::{

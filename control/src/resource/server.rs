@@ -1,5 +1,6 @@
 //! A Server: one machine, named by its SMBIOS UUID.
 
+use super::life::{EffectRecord, Identity, InstallRecord, OrderRecord, Phase, RootDeviceHints, WipePolicy, WipeRecord};
 use super::meta::{Condition, ObjectReference};
 use super::typed;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,15 @@ pub struct ServerSpec {
     /// Which boot flag the BMC gets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pxe_mode: Option<PxeMode>,
+    /// Ours: how this machine is erased; over the class's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wipe: Option<WipePolicy>,
+    /// Ours: which disk an image is written to; over the class's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_device_hints: Option<RootDeviceHints>,
+    /// Ours: by what the machine is known whose own UUID is no name (placeholder, shared with another).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
 }
 
 /// How iPXE hands over to the disk.
@@ -235,6 +245,40 @@ pub struct ServerStatus {
     /// `on`, `off` or `unknown`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub power: String,
+    /// Ours, all that follow. Absent: nothing is known of this machine's life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// One CamelCase word: why it is in this phase.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// A sentence for people: why, and what is waited for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// RFC 3339: in this phase since.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub since: String,
+    /// RFC 3339: when the present step counts as failed; empty where it may take for ever.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub deadline: String,
+    /// What comes next, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
+    /// How often the present step was begun.
+    pub attempts: u32,
+    /// The highest order or effect id ever given to this machine; ids only rise.
+    pub last_id: u64,
+    /// The order that stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderRecord>,
+    /// The last thing that was to be done to the machine from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<EffectRecord>,
+    /// The last wipe that was finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wiped: Option<WipeRecord>,
+    /// The installation for the present allocation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallRecord>,
 }
 
 /// An address of a machine (core/v1 NodeAddress).

@@ -282,6 +282,9 @@ mod tests {
             order: 0,
             level: Level::Holding,
             detail: String::new(),
+            progress: None,
+            disks: Vec::new(),
+            bmc: None,
         };
         assert!(machines.status(&status, None, 2));
         assert!(!machines.status(&status, None, 3));
