@@ -43,6 +43,15 @@ pub const TEMPLATE_FUEL: u64 = 20_000;
 /// The longest script, bytes.
 pub const SCRIPT_BYTES: usize = 16 << 10;
 
+/// Tokens that are remembered, of all machines.
+pub const TOKENS: usize = 4 * MACHINES;
+/// Tokens that are remembered of one machine and purpose: iPXE may ask for a
+/// script again whose answer was lost on the way.
+pub const TOKENS_PER_MACHINE: usize = 4;
+/// How long a token opens a configuration, milliseconds. Talos asks for 3 hours.
+pub const TOKEN_INSTALL_MS: u64 = 210 * 60 * 1000;
+const _: () = assert!(TOKENS >= 2 * MACHINES, "every machine has a token for its agent and one for its installer");
+
 // --- assets ----------------------------------------------------------------
 
 /// The largest asset, bytes.

@@ -4,6 +4,8 @@
 mod agent;
 pub mod script;
 mod scripts;
+pub mod source;
+pub mod tokens;
 pub mod words;
 
 use crate::config::Settings;
