@@ -6,7 +6,7 @@ use crate::dhcp::{self, Dhcp, Place};
 use crate::environments::Environments;
 use crate::http::{self, ListenError, Listener};
 use crate::limits;
-use crate::metadata::{self, Node, script::Scripts};
+use crate::metadata::{self, Node, script::Scripts, tokens::Tokens};
 use crate::observe::{Observer, now_ms};
 use crate::publish::{Names, PublishError, Publisher};
 use crate::store::machines::Machines;
@@ -69,6 +69,7 @@ pub struct Control {
     publisher: Arc<Publisher>,
     environments: Arc<Environments>,
     machines: Arc<Machines>,
+    tokens: Arc<Tokens>,
     timeline: Arc<Timeline>,
     observer: Observer,
     observations: mpsc::Receiver<crate::observe::Observation>,
@@ -106,6 +107,7 @@ impl Control {
         metrics.register(|registry| dhcp.metrics().register(registry));
         let environments = Arc::new(Environments::new(&settings, publisher.clone(), store.clone()));
         let machines = Arc::new(Machines::open(store.clone())?);
+        let tokens = Arc::new(Tokens::open(store.clone())?);
         let timeline = Timeline::open(state.join("control/boots.jsonl"), metrics.clone());
         Ok(Self {
             settings,
@@ -118,6 +120,7 @@ impl Control {
             publisher,
             environments,
             machines,
+            tokens,
             timeline,
             observer,
             observations,
@@ -141,7 +144,7 @@ impl Control {
     /// When what must be published first cannot be.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
         let Self { settings, nodes, operators, operators_tcp, edge, dhcp, store, publisher, .. } = self;
-        let Self { environments, machines, timeline, observer, observations, metrics, scripts, .. } = self;
+        let Self { environments, machines, tokens, timeline, observer, observations, metrics, scripts, .. } = self;
         let node = Arc::new(Node {
             settings: settings.clone(),
             scripts,
@@ -149,6 +152,7 @@ impl Control {
             environments: environments.clone(),
             machines: machines.clone(),
             publisher: publisher.clone(),
+            tokens,
             metrics: metrics.clone(),
         });
         publish_static(&node)?;

@@ -1,7 +1,8 @@
 //! The agent's API (`protocol::report`): hellos and statuses in, orders out.
 
+use super::tokens::{Ask, Denied, Grant, Purpose};
 use super::words::clean;
-use super::{Node, ip, text};
+use super::{Node, ip, source, text};
 use crate::http::{self, Peer};
 use crate::observe::{Milestone, Observation, now_ms};
 use crate::store::machines::NotKept;
@@ -14,14 +15,17 @@ use axum::{Extension, Json};
 use protocol::id::{Mac, MachineId};
 use protocol::report::{Answer, CURRENT, Facts, Hello, MAX_REPORT, Order, OrderKind, Status};
 use serde::de::DeserializeOwned;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(super) async fn hello(node: State<Arc<Node>>, peer: Option<Extension<Peer>>, body: Body) -> Response {
     let ip = ip(peer);
-    let hello: Hello = match read(body).await {
+    let mut hello: Hello = match read(body).await {
         Ok(hello) => hello,
         Err(refusal) => return refuse(&node, "hello", ip, refusal),
     };
+    // What is kept and shown of a machine must not open anything.
+    let _proof = proof(&node, hello.attempt.take().as_deref(), hello.facts.system.uuid, ip);
     node.metrics.reports("hello", 200);
     let (mac, uuid) = (hello.boot_mac, hello.facts.system.uuid.filter(|u| !u.is_placeholder()));
     node.observer.see(Observation {
@@ -75,12 +79,18 @@ pub(super) async fn status(node: State<Arc<Node>>, peer: Option<Extension<Peer>>
     answer(&node, status.uuid, status.boot_mac)
 }
 
+/// Whether the agent runs in a boot that control has sent this machine into.
+fn proof(node: &Node, token: Option<&str>, uuid: Option<MachineId>, ip: Option<IpAddr>) -> Result<Grant, Denied> {
+    let ask = Ask { purpose: Purpose::Agent, uuid, ip, neighbour: ip.and_then(source::neighbour), binding: "" };
+    node.tokens.check(token.unwrap_or_default(), ask, now_ms())
+}
+
 async fn read<T: DeserializeOwned>(body: Body) -> Result<T, (u16, String)> {
     let bytes = http::body(body, MAX_REPORT).await?;
     serde_json::from_slice(&bytes).map_err(|e| (400, format!("not a report: {e}")))
 }
 
-fn refuse(node: &Node, what: &'static str, ip: Option<std::net::IpAddr>, (status, why): (u16, String)) -> Response {
+fn refuse(node: &Node, what: &'static str, ip: Option<IpAddr>, (status, why): (u16, String)) -> Response {
     node.metrics.reports(what, status);
     tracing::debug!(?ip, status, why = clean(&why), "a report was refused");
     text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), format!("{}\n", clean(&why)))

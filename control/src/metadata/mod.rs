@@ -25,6 +25,7 @@ use protocol::manifest::is_plain_path;
 use script::Scripts;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokens::Tokens;
 
 /// What the handlers need.
 pub struct Node {
@@ -40,6 +41,8 @@ pub struct Node {
     pub machines: Arc<Machines>,
     /// Published names.
     pub publisher: Arc<Publisher>,
+    /// Boot attempts.
+    pub tokens: Arc<Tokens>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }

@@ -1,8 +1,9 @@
 //! `/boot.ipxe` and `/ipxe`: the arguments and status codes are Sidero's.
 
 use super::script::Load;
+use super::tokens::{Mint, Purpose};
 use super::words::merge_args;
-use super::{Node, control_url, edge_url, ip, text};
+use super::{Node, control_url, edge_url, ip, source, text};
 use crate::config::DiskMethod;
 use crate::http::Peer;
 use crate::observe::{Milestone, Observation, now_ms};
@@ -12,6 +13,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use protocol::id::Mac;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(super) async fn boot(node: State<Arc<Node>>, headers: HeaderMap) -> Response {
@@ -29,16 +31,9 @@ pub(super) async fn machine(
     headers: HeaderMap,
 ) -> Response {
     let request = request(&query);
-    let lookup = |name: &str, arch| node.environments.files(name, arch);
-    let view = boot::View {
-        rule: node.settings.rule(request.uuid, request.mac),
-        unknown_machines: node.settings.unknown_machines,
-        default_environment: node.settings.default_environment.as_deref(),
-        disk_method: node.settings.boot_from_disk_method,
-        files: &lookup,
-    };
-    let plan = boot::boot(&view, request);
-    let answer = render(&node, &plan, request, &headers);
+    let plan = plan(&node, request);
+    let attempt = attempt(&node, &plan, request, ip(peer)).await;
+    let answer = render(&node, &plan, request, &headers, &attempt);
     node.metrics.scripts(answer.kind, answer.status.as_u16());
     node.observer.see(Observation {
         at_ms: now_ms(),
@@ -48,6 +43,18 @@ pub(super) async fn machine(
         what: Milestone::Script { to: answer.to, status: answer.status.as_u16(), why: answer.why },
     });
     text(answer.status, answer.body)
+}
+
+fn plan(node: &Node, request: Request) -> BootPlan {
+    let lookup = |name: &str, arch| node.environments.files(name, arch);
+    let view = boot::View {
+        rule: node.settings.rule(request.uuid, request.mac),
+        unknown_machines: node.settings.unknown_machines,
+        default_environment: node.settings.default_environment.as_deref(),
+        disk_method: node.settings.boot_from_disk_method,
+        files: &lookup,
+    };
+    boot::boot(&view, request)
 }
 
 /// What iPXE said. A value that is not what it should be is dropped, not refused:
@@ -70,21 +77,50 @@ struct Answer {
     body: String,
 }
 
-fn render(node: &Node, plan: &BootPlan, request: Request, headers: &HeaderMap) -> Answer {
+/// A boot attempt: its name, and the token that its machine shows.
+struct Attempt {
+    id: String,
+    token: String,
+}
+
+/// Makes the attempt of a script. An agent whose token could not be kept boots
+/// all the same: it reports, and is told to hold.
+async fn attempt(node: &Node, plan: &BootPlan, request: Request, ip: Option<IpAddr>) -> Attempt {
+    if !matches!(plan, BootPlan::Agent { .. }) {
+        return Attempt { id: random_id(), token: String::new() };
+    }
+    let mint = Mint {
+        purpose: Purpose::Agent,
+        uuid: request.uuid,
+        mac: request.mac,
+        ip,
+        neighbour: ip.and_then(source::neighbour),
+        binding: String::new(),
+    };
+    match node.tokens.mint(mint, now_ms()).await {
+        Ok((token, id)) => Attempt { id, token },
+        Err(e) => {
+            tracing::error!(error = %e, "a boot attempt was not kept: its agent will only hold");
+            let id = random_id();
+            Attempt { token: id.clone(), id }
+        }
+    }
+}
+
+fn render(node: &Node, plan: &BootPlan, request: Request, headers: &HeaderMap, attempt: &Attempt) -> Answer {
     match plan {
         BootPlan::Agent { environment, files } => {
-            let attempt = mint_attempt();
-            let own = agent_args(files, request.mac, &control_url(node, headers), &attempt);
+            let own = agent_args(files, request.mac, &control_url(node, headers), &attempt.token);
             let args = merge_args(merge_args(own, &files.args), &node.settings.agent.extra_args);
             let to = format!("agent {environment}");
-            load(node, ("agent", to), files, &args, &attempt, request, headers)
+            load(node, ("agent", to), files, &args, &attempt.id, request, headers)
         }
         BootPlan::Environment { environment, files, args } => {
             let mut own = vec![initrd_arg(files)];
             own.retain(|a| !files.args.iter().any(|b| b.starts_with("initrd=")) || !a.starts_with("initrd="));
             let args = merge_args(merge_args(own, &files.args), args);
             let to = format!("environment {environment}");
-            load(node, ("environment", to), files, &args, &mint_attempt(), request, headers)
+            load(node, ("environment", to), files, &args, &attempt.id, request, headers)
         }
         BootPlan::Disk(DiskMethod::Http404) => Answer {
             status: StatusCode::NOT_FOUND,
@@ -147,7 +183,7 @@ fn finish(kind: &'static str, to: String, script: Result<String, super::script::
 
 /// The agent's kernel command line. iPXE puts its own lease in, so that the
 /// agent need not ask for another one.
-fn agent_args(files: &Files, mac: Option<Mac>, control: &str, attempt: &str) -> Vec<String> {
+fn agent_args(files: &Files, mac: Option<Mac>, control: &str, token: &str) -> Vec<String> {
     let mut args = vec![
         initrd_arg(files),
         "console=tty0".into(),
@@ -158,7 +194,7 @@ fn agent_args(files: &Files, mac: Option<Mac>, control: &str, attempt: &str) -> 
     ];
     args.push(mac.map_or_else(|| "stoker.mac=${netX/mac}".into(), |mac| format!("stoker.mac={mac}")));
     args.push(format!("stoker.control={control}"));
-    args.push(format!("stoker.attempt={attempt}"));
+    args.push(format!("stoker.attempt={token}"));
     let lease = [
         "stoker.ip=${netX/ip}",
         "stoker.netmask=${netX/netmask}",
@@ -175,7 +211,7 @@ fn initrd_arg(files: &Files) -> String {
 }
 
 /// Tells boot attempts apart; nothing secret.
-fn mint_attempt() -> String {
+fn random_id() -> String {
     let mut random = [0; 8];
     if getrandom::fill(&mut random).is_err() {
         return format!("{:016x}", now_ms());
