@@ -20,7 +20,7 @@ const UUID: &str = "6f0c4e2a-0b1d-4c5e-8f90-123456789abc";
 
 enum Said {
     Hello(Box<Hello>),
-    Status(Status),
+    Status(Box<Status>),
 }
 
 /// Control for one machine: refuses the first hello, then gives orders by what was said.
@@ -38,7 +38,7 @@ fn control(listener: &TcpListener, said: &Sender<Said>) -> std::io::Result<()> {
             } else {
                 let status: Status = serde_json::from_slice(&body)?;
                 let last = status.order;
-                said.send(Said::Status(status)).map_err(std::io::Error::other)?;
+                said.send(Said::Status(Box::new(status))).map_err(std::io::Error::other)?;
                 if last == 0 { order(1, OrderKind::Unknown) } else { order(2, OrderKind::PowerOff) }
             };
             let (line, text) = match answer {
