@@ -50,6 +50,14 @@ pub const TOKENS: usize = 4 * MACHINES;
 pub const TOKENS_PER_MACHINE: usize = 4;
 /// How long a token opens a configuration, milliseconds. Talos asks for 3 hours.
 pub const TOKEN_INSTALL_MS: u64 = 210 * 60 * 1000;
+/// A claim without a ServerBinding ends after this time: whoever wrote it has died in between.
+pub const CLAIM_AGE: Duration = Duration::from_secs(60);
+/// Machines that one allocation tries before it gives up: each was free when it was chosen.
+pub const CLAIM_TRIES: usize = 16;
+/// Changes of ServerClass statuses are gathered for so long before they are written.
+pub const CLASS_STATUS_PAUSE: Duration = Duration::from_millis(200);
+/// How often left-over claims and configurations are looked for.
+pub const ALLOCATION_SWEEP: Duration = Duration::from_secs(30);
 const _: () = assert!(TOKENS >= 2 * MACHINES, "every machine has a token for its agent and one for its installer");
 
 // --- assets ----------------------------------------------------------------

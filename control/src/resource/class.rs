@@ -2,6 +2,7 @@
 
 use super::life::{RootDeviceHints, WipePolicy};
 use super::meta::ObjectReference;
+use super::requirement::Requirement;
 use super::server::{BootFromDisk, ConfigPatch, Hardware};
 use super::{Server, typed};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct Qualifiers {
     /// One of these must match: every label in it must be equal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub label_selectors: Vec<BTreeMap<String, String>>,
+    /// Ours: all of these must hold ([`Requirement`]): `memory >= 64Gi`, `disk.type = NVMe`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<String>,
 }
 
 /// metav1.LabelSelector.
@@ -101,7 +105,16 @@ impl ServerClassSpec {
         };
         let by_labels = q.label_selectors.is_empty()
             || q.label_selectors.iter().any(|want| want.iter().all(|(k, v)| labels.get(k) == Some(v)));
-        by_hardware && by_labels && self.selector.matches(labels)
+        by_hardware && by_labels && self.selector.matches(labels) && self.meets_requirements(server)
+    }
+}
+
+impl ServerClassSpec {
+    /// One that cannot be read (validation refuses it) holds for no machine.
+    fn meets_requirements(&self, server: &Server) -> bool {
+        let nothing = Hardware::default();
+        let hardware = server.spec.hardware.as_ref().unwrap_or(&nothing);
+        self.qualifiers.requirements.iter().all(|text| text.parse::<Requirement>().is_ok_and(|r| r.holds(hardware)))
     }
 }
 

@@ -13,8 +13,10 @@ mod binding;
 mod class;
 mod environment;
 mod life;
+pub mod marks;
 mod meta;
 mod quantity;
+mod requirement;
 mod server;
 mod validate;
 
@@ -27,6 +29,7 @@ pub use life::{
 };
 pub use meta::{Condition, Meta, ObjectReference, OwnerReference};
 pub use quantity::{bytes_of, size_text};
+pub use requirement::{BadRequirement, MAX_REQUIREMENTS, Requirement};
 pub use server::{
     Bmc, BootFromDisk, ConfigPatch, Hardware, ManagementApi, NodeAddress, PxeMode, SecretKeyRef, Server, ServerSpec,
     ServerStatus, ValueFrom,

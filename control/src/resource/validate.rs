@@ -1,7 +1,10 @@
 //! What an object must satisfy before the store takes it: the checks of
 //! Sidero's webhooks, and those that they lack.
 
-use super::{BadObject, Environment, Kind, Object, Server, ServerBinding, ServerClass, Typed};
+use super::class::Operator;
+use super::{
+    BadObject, Environment, Kind, MAX_REQUIREMENTS, Object, Requirement, Server, ServerBinding, ServerClass, Typed,
+};
 use protocol::id::MachineId;
 
 /// Kubernetes' limit of a name (RFC 1123 subdomain).
@@ -34,9 +37,7 @@ pub fn validate(object: &Object, old: Option<&Object>) -> Vec<BadObject> {
     }
     let typed = match object.kind {
         Kind::Server => Server::from_object(object).map(|server| check_server(&server, &mut complain)),
-        Kind::ServerClass => {
-            ServerClass::from_object(object).map(|class| check_patches(&class.spec.config_patches, &mut complain))
-        }
+        Kind::ServerClass => ServerClass::from_object(object).map(|class| check_class(&class, &mut complain)),
         Kind::Environment => Environment::from_object(object).map(|env| check_environment(&env, &mut complain)),
         Kind::ServerBinding => ServerBinding::from_object(object).map(|binding| {
             if binding.metadata.name.parse::<MachineId>().is_err() {
@@ -84,6 +85,28 @@ fn check_server(server: &Server, complain: &mut impl FnMut(String)) {
         }
     }
     check_patches(&server.spec.config_patches, complain);
+}
+
+fn check_class(class: &ServerClass, complain: &mut impl FnMut(String)) {
+    let q = &class.spec.qualifiers;
+    if q.requirements.len() > MAX_REQUIREMENTS {
+        complain(format!("spec.qualifiers.requirements has more than {MAX_REQUIREMENTS} entries"));
+    }
+    for (i, text) in q.requirements.iter().enumerate() {
+        if let Err(why) = text.parse::<Requirement>() {
+            complain(format!("spec.qualifiers.requirements[{i}] {text:?}: {why}"));
+        }
+    }
+    for (i, e) in class.spec.selector.match_expressions.iter().enumerate() {
+        let at = format!("spec.selector.matchExpressions[{i}]");
+        let lists = matches!(e.operator, Operator::In | Operator::NotIn);
+        if lists && e.values.is_empty() {
+            complain(format!("{at}: {:?} needs values", e.operator));
+        } else if !lists && !e.values.is_empty() {
+            complain(format!("{at}: {:?} takes no values", e.operator));
+        }
+    }
+    check_patches(&class.spec.config_patches, complain);
 }
 
 fn check_patches(patches: &[super::ConfigPatch], complain: &mut impl FnMut(String)) {

@@ -1,0 +1,24 @@
+//! Annotations, labels, finalizers and names that stoker writes on objects or heeds.
+
+/// Finalizer of a ServerBinding: its machine has to be wiped before the claim ends. Only the
+/// reconciler takes it off.
+pub const RELEASE_FINALIZER: &str = "stoker.dev/release";
+/// Annotation of a Server while a claim on it is being written: `NAME@RFC 3339`. No wipe is
+/// confirmed for a machine that has it (rule W5). Ended by the claim's ServerBinding, or after
+/// [`crate::limits::CLAIM_AGE`].
+pub const CLAIMED_BY: &str = "stoker.dev/claimed-by";
+/// Annotation of a Server: when it was first accepted, RFC 3339. Kept apart from the status, which
+/// does not survive a move between clusters.
+pub const ACCEPTED_AT: &str = "stoker.dev/accepted-at";
+/// Annotation on a Server or ServerBinding: touch nothing (Cluster API's word).
+pub const PAUSED: &str = "cluster.x-k8s.io/paused";
+/// Label of a Secret: which allocation it is the configuration of. It goes with that allocation.
+pub const ALLOCATION: &str = "stoker.dev/allocation";
+/// Condition of a Server: another machine claims to be the same one.
+pub const IDENTITY_CONFLICT: &str = "IdentityConflict";
+/// Condition of a Server: whether its machine configuration can be handed out.
+pub const CONFIG_READY: &str = "ConfigReady";
+/// Namespace of the Secrets that stoker makes.
+pub const NAMESPACE: &str = "stoker";
+/// Key of a machine's configuration in its Secret, as Cluster API's bootstrap data have it.
+pub const CONFIG_KEY: &str = "value";
