@@ -3,6 +3,7 @@
 //! `stoker` command that shows them.
 #![forbid(unsafe_code)]
 
+pub mod allocation;
 pub mod api;
 pub mod config;
 pub mod dhcp;

@@ -99,6 +99,12 @@ pub const EDGE_STATE_LOOK: Duration = Duration::from_secs(2);
 
 /// Writes that may wait for the writer thread.
 pub const STORE_QUEUE: usize = 1024;
+/// The first pause before objects are listed again that could not be followed; doubled each time.
+pub const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+pub const FOLLOW_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Changes of objects that may wait for a follower.
+pub const FOLLOW_QUEUE: usize = 1024;
 /// Writes that share one commit.
 pub const STORE_GROUP: usize = 128;
 /// Machines whose facts are kept.

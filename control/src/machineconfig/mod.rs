@@ -7,7 +7,7 @@
 
 mod strategic;
 
-use crate::resource::ConfigPatch;
+use crate::resource::{ConfigPatch, Server, ServerClass};
 use serde_json::{Value, json};
 
 /// The node label that names the Server.
@@ -54,6 +54,18 @@ pub enum Error {
         /// What is missing or of another type.
         why: String,
     },
+}
+
+/// Renders the configuration of a Server that is allocated out of a class.
+///
+/// # Errors
+/// See [`Error`]; nothing is served then.
+pub fn of(bootstrap: &str, server: &Server, class: Option<&ServerClass>) -> Result<String, Error> {
+    let by_class = class
+        .map(|c| Patches { json: &c.spec.config_patches, strategic: &c.spec.strategic_patches })
+        .unwrap_or_default();
+    let own = Patches { json: &server.spec.config_patches, strategic: &server.spec.strategic_patches };
+    render(bootstrap, &server.metadata.name, by_class, own)
 }
 
 /// Renders the configuration of a machine.

@@ -7,6 +7,7 @@
 //! implementation passes.
 
 pub mod embedded;
+pub mod follow;
 mod rules;
 mod stamp;
 

@@ -3,7 +3,7 @@
 /// Finalizer of a ServerBinding: its machine has to be wiped before the claim ends. Only the
 /// reconciler takes it off.
 pub const RELEASE_FINALIZER: &str = "stoker.dev/release";
-/// Annotation of a Server while a claim on it is being written: `NAME@RFC 3339`. No wipe is
+/// Annotation of a Server while a claim on it is being written: `NAME/RANDOM`. No wipe is
 /// confirmed for a machine that has it (rule W5). Ended by the claim's ServerBinding, or after
 /// [`crate::limits::CLAIM_AGE`].
 pub const CLAIMED_BY: &str = "stoker.dev/claimed-by";

@@ -1,0 +1,43 @@
+//! Allocation: who gets which machine. A ServerBinding of the Server's name is
+//! the lock; a ServerClass says which machines are alike.
+//!
+//! ```text
+//! watches -> follow -> index -> ServerClass.status
+//!                        |
+//! allocate ---------> claim -> annotation on the Server, Secret, ServerBinding
+//! release ----------> deletion of the ServerBinding; the reconciler wipes
+//! ```
+
+mod claim;
+mod follow;
+mod index;
+
+#[cfg(test)]
+mod tests;
+
+pub use claim::{Allocated, Ask, From, Refused, Released};
+pub use follow::follow;
+pub use index::{ANY, Unfit, fit};
+
+use crate::objects::Objects;
+use index::Index;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Gives machines to those who ask, and takes them back.
+pub struct Allocation<O: Objects> {
+    objects: O,
+    index: Mutex<Index>,
+    /// One at a time, so that the same name asked for twice at once gets one machine.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl<O: Objects> Allocation<O> {
+    /// Knows no machine before [`follow`] has listed them.
+    pub fn new(objects: O) -> Arc<Self> {
+        Arc::new(Self { objects, index: Mutex::default(), turn: tokio::sync::Mutex::default() })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
