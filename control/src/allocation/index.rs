@@ -189,6 +189,7 @@ impl Index {
     }
 
     /// Whether the class is known.
+    #[cfg(test)]
     pub fn knows(&self, class: &str) -> bool {
         self.classes.contains_key(class)
     }
@@ -261,7 +262,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn server(n: u8) -> Server {
-        let labels = [("zone".to_owned(), if n % 2 == 0 { "even" } else { "odd" }.to_owned())].into();
+        let labels = [("zone".to_owned(), if n.is_multiple_of(2) { "even" } else { "odd" }.to_owned())].into();
         Server {
             metadata: Meta { name: format!("s{n:03}"), labels, ..Meta::default() },
             spec: ServerSpec { accepted: true, ..ServerSpec::default() },
@@ -384,7 +385,7 @@ mod tests {
                     }
                     4 => { classes.remove(&class); index.class_gone(&class); }
                     _ => {
-                        let there = how % 2 == 0;
+                        let there = how.is_multiple_of(2);
                         if there { bound.insert(s.metadata.name.clone()); } else { bound.remove(&s.metadata.name); }
                         index.bound(&s.metadata.name, there);
                     }

@@ -37,6 +37,11 @@ impl<O: Objects> Allocation<O> {
         Arc::new(Self { objects, index: Mutex::default(), turn: tokio::sync::Mutex::default() })
     }
 
+    /// How often a Server has been compared with a class since the start: the cost of what changed.
+    pub fn compared(&self) -> u64 {
+        self.index().compared()
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
