@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     };
     let format = settings.log_format;
     runtime.block_on(async move {
-        let control = match Control::open(settings) {
+        let control = match Control::open(settings).await {
             Ok(control) => control,
             Err(e) => return fail(format, &e.to_string(), e.exit_code()),
         };

@@ -1,5 +1,6 @@
 //! Starts everything, keeps it running, ends it in order.
 
+use crate::allocation::{self, Allocation};
 use crate::api::{self, Operator};
 use crate::config::Settings;
 use crate::dhcp::{self, Dhcp, Place};
@@ -7,6 +8,7 @@ use crate::environments::Environments;
 use crate::http::{self, ListenError, Listener};
 use crate::limits;
 use crate::metadata::{self, Node, script::Scripts, tokens::Tokens};
+use crate::objects::embedded::Embedded;
 use crate::observe::{Observer, now_ms};
 use crate::publish::{Names, PublishError, Publisher};
 use crate::store::machines::Machines;
@@ -38,6 +40,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The declared objects in it.
+    #[error("the declared objects cannot be read: {0}")]
+    Objects(#[from] crate::objects::Error),
     /// The object folder.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -51,7 +56,7 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Listen(_) | Self::Dhcp(_) => 3,
-            Self::State(..) | Self::Store(_) | Self::Publish(_) => 4,
+            Self::State(..) | Self::Store(_) | Self::Objects(_) | Self::Publish(_) => 4,
             Self::Script(_) => 2,
         }
     }
@@ -70,6 +75,7 @@ pub struct Control {
     environments: Arc<Environments>,
     machines: Arc<Machines>,
     tokens: Arc<Tokens>,
+    objects: Embedded,
     timeline: Arc<Timeline>,
     observer: Observer,
     observations: mpsc::Receiver<crate::observe::Observation>,
@@ -82,7 +88,7 @@ impl Control {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn open(mut settings: Settings) -> Result<Self, StartError> {
+    pub async fn open(mut settings: Settings) -> Result<Self, StartError> {
         // Every TLS user of this process has the same provider; a second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let state = settings.state.clone();
@@ -108,6 +114,7 @@ impl Control {
         let environments = Arc::new(Environments::new(&settings, publisher.clone(), store.clone()));
         let machines = Arc::new(Machines::open(store.clone())?);
         let tokens = Arc::new(Tokens::open(store.clone())?);
+        let objects = Embedded::open(store.clone()).await?;
         let timeline = Timeline::open(state.join("control/boots.jsonl"), metrics.clone());
         Ok(Self {
             settings,
@@ -121,6 +128,7 @@ impl Control {
             environments,
             machines,
             tokens,
+            objects,
             timeline,
             observer,
             observations,
@@ -144,7 +152,11 @@ impl Control {
     /// When what must be published first cannot be.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
         let Self { settings, nodes, operators, operators_tcp, edge, dhcp, store, publisher, .. } = self;
-        let Self { environments, machines, tokens, timeline, observer, observations, metrics, scripts, .. } = self;
+        let Self {
+            environments, machines, tokens, objects, timeline, observer, observations, metrics, scripts, ..
+        } = self;
+        let allocation = Allocation::new(objects.clone());
+        allocation.ensure_any().await?;
         let node = Arc::new(Node {
             settings: settings.clone(),
             scripts,
@@ -153,6 +165,7 @@ impl Control {
             machines: machines.clone(),
             publisher: publisher.clone(),
             tokens,
+            objects: objects.clone(),
             metrics: metrics.clone(),
         });
         publish_static(&node)?;
@@ -163,6 +176,8 @@ impl Control {
             environments: environments.clone(),
             publisher: publisher.clone(),
             observer: observer.clone(),
+            objects,
+            allocation: allocation.clone(),
             started_ms: now_ms(),
             stop: stop.clone(),
         });
@@ -192,6 +207,7 @@ impl Control {
             });
         }
         tasks.spawn(environments.clone().run(stop.clone()));
+        tasks.spawn(allocation::follow(allocation, stop.clone()));
         tasks.spawn(sweep(publisher.clone(), metrics.clone(), stop.clone()));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

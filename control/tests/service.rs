@@ -48,7 +48,7 @@ fn start(dir: &Path, more: &str) -> Running {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async move {
-            let control = Control::open(settings).unwrap();
+            let control = Control::open(settings).await.unwrap();
             tell.send(control.node_address().unwrap()).unwrap();
             control.serve(ending).await.unwrap();
         });
@@ -376,7 +376,7 @@ fn what_another_process_has_is_said_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let control = start(dir.path(), "");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let refused = |settings| runtime.block_on(async { Control::open(settings) }).err().expect("started twice");
+    let refused = |settings| runtime.block_on(async { Control::open(settings).await }).err().expect("started twice");
     let why = refused(settings(dir.path(), ""));
     assert!(
         matches!(&why, StartError::Store(_)) && why.to_string().contains("another stoker-control uses it"),

@@ -2,10 +2,12 @@
 
 pub mod types;
 
+use crate::allocation::Allocation;
 use crate::config::Settings;
 use crate::environments::Environments;
 use crate::limits;
 use crate::metadata::words::clean;
+use crate::objects::embedded::Embedded;
 use crate::observe::{Observer, now_ms};
 use crate::publish::Publisher;
 use crate::store::machines::Machines;
@@ -45,6 +47,10 @@ pub struct Operator {
     pub publisher: Arc<Publisher>,
     /// For the count of lost observations.
     pub observer: Observer,
+    /// Declared objects.
+    pub objects: Embedded,
+    /// Who has which machine.
+    pub allocation: Arc<Allocation<Embedded>>,
     /// When control started, ms since 1970 UTC.
     pub started_ms: u64,
     /// Ends watches, so that a drain need not wait for them.

@@ -11,6 +11,7 @@ pub mod words;
 use crate::config::Settings;
 use crate::environments::Environments;
 use crate::http::Peer;
+use crate::objects::embedded::Embedded;
 use crate::observe::Observer;
 use crate::publish::Publisher;
 use crate::store::machines::Machines;
@@ -43,6 +44,8 @@ pub struct Node {
     pub publisher: Arc<Publisher>,
     /// Boot attempts.
     pub tokens: Arc<Tokens>,
+    /// Declared objects.
+    pub objects: Embedded,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
