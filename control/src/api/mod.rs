@@ -1,5 +1,6 @@
 //! The operator's API. What it says is in [`types`]; this serves it.
 
+mod allocations;
 pub mod types;
 
 use crate::allocation::Allocation;
@@ -15,11 +16,11 @@ use crate::timeline::Timeline;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use protocol::id::{Mac, MachineId};
@@ -70,10 +71,16 @@ pub fn router(operator: Arc<Operator>) -> Router {
         .route("/api/v1/machines/{id}", get(machine))
         .route("/api/v1/environments", get(environments))
         .route("/api/v1/environments/{name}/refetch", post(refetch))
+        .route(
+            "/api/v1/allocations",
+            // A configuration may be larger than other requests; JSON may double it.
+            post(allocations::allocate).layer(DefaultBodyLimit::max(2 * crate::machineconfig::MAX_BYTES)),
+        )
+        .route("/api/v1/allocations/{which}", delete(allocations::release))
         .fallback(|| async {
             no(StatusCode::NOT_FOUND, "there is no such path in this API", "use the `stoker` of the same version")
         })
-        .layer(axum::extract::DefaultBodyLimit::max(limits::API_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(limits::API_BODY_BYTES))
         .with_state(operator)
 }
 

@@ -2,10 +2,11 @@
 
 use super::{Failure, Reach, state};
 use control::api::types::Problem;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
@@ -41,13 +42,24 @@ impl Api {
     /// # Errors
     /// [`Failure::Unreachable`] without control, else what control said.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let body = Limited::new(self.send(Method::GET, path).await?.into_body(), MAX_ANSWER);
-        let bytes = body.collect().await.map_err(Failure::from_error)?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|e| {
-            Failure::Failed(format!(
-                "stoker-control answered {path} with something this `stoker` does not understand: {e}"
-            ))
-        })
+        read(path, self.send(Method::GET, path, Bytes::new()).await?).await
+    }
+
+    /// Sends one object (as JSON) and gets one back; `None` sends no body.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(Failure::from_error)?,
+            None => Vec::new(),
+        };
+        read(path, self.send(method, path, body.into()).await?).await
     }
 
     /// Opens a stream of JSON lines.
@@ -55,11 +67,11 @@ impl Api {
     /// # Errors
     /// As [`Api::get`].
     pub async fn lines(&self, path: &str) -> Result<Lines, Failure> {
-        Ok(Lines { body: self.send(Method::GET, path).await?.into_body(), buffer: Vec::new() })
+        Ok(Lines { body: self.send(Method::GET, path, Bytes::new()).await?.into_body(), buffer: Vec::new() })
     }
 
-    async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, Failure> {
-        let answer = tokio::time::timeout(PATIENCE, self.exchange(method, path)).await;
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+        let answer = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
         let response = answer.map_err(|_| Failure::Unreachable("stoker-control does not answer".to_owned()))??;
         if response.status().is_success() {
             return Ok(response);
@@ -74,7 +86,7 @@ impl Api {
         }))
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<Response<Incoming>, Failure> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
         let unreachable = |e: &dyn std::fmt::Display| {
             let socket = self.state.join("run/control.sock");
             Failure::Unreachable(format!(
@@ -86,9 +98,21 @@ impl Api {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", "stoker").body(Empty::<Bytes>::new());
+        let request = Request::builder().method(method).uri(path).header("host", "stoker");
+        let request = match body.is_empty() {
+            true => request.body(Full::new(body)),
+            false => request.header("content-type", "application/json").body(Full::new(body)),
+        };
         sender.send_request(request.map_err(Failure::from_error)?).await.map_err(|e| unreachable(&e))
     }
+}
+
+async fn read<T: DeserializeOwned>(path: &str, answer: Response<Incoming>) -> Result<T, Failure> {
+    let body = Limited::new(answer.into_body(), MAX_ANSWER);
+    let bytes = body.collect().await.map_err(Failure::from_error)?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::Failed(format!("stoker-control answered {path} with something this `stoker` does not understand: {e}"))
+    })
 }
 
 /// Through the open folder, since a socket's whole path may not be longer than 108 bytes.

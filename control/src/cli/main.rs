@@ -1,6 +1,7 @@
 //! `stoker`: the command of people who boot machines.
 #![forbid(unsafe_code)]
 
+mod allocate;
 mod api;
 mod boots;
 mod doctor;
@@ -48,6 +49,10 @@ enum Command {
     Machines(inventory::Machines),
     /// List what machines can be booted into, and whether it is ready
     Environments(inventory::Environments),
+    /// Give a machine to a cluster or a purpose: it is installed and boots from its disk
+    Allocate(allocate::Allocate),
+    /// Take machines back: each is wiped, then free again
+    Release(allocate::Release),
     /// Show how edge and control are
     Status(inventory::StatusArgs),
     /// TFTP by hand: what a troubleshooter does first
@@ -116,6 +121,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Boot(boot) => boot.run().await,
         Command::Machines(machines) => machines.run().await,
         Command::Environments(environments) => environments.run().await,
+        Command::Allocate(allocate) => allocate.run().await,
+        Command::Release(release) => release.run().await,
         Command::Status(status) => status.run().await,
         Command::Tftp(tftp) => tftp.run(),
         Command::Power(power) => power.run().await,
