@@ -10,6 +10,7 @@ pub mod dhcp;
 pub mod environments;
 pub mod http;
 pub mod interface;
+pub mod inventory;
 pub mod limits;
 pub mod machineconfig;
 pub mod metadata;

@@ -60,6 +60,31 @@ pub const CLASS_STATUS_PAUSE: Duration = Duration::from_millis(200);
 pub const ALLOCATION_SWEEP: Duration = Duration::from_secs(30);
 const _: () = assert!(TOKENS >= 2 * MACHINES, "every machine has a token for its agent and one for its installer");
 
+// --- the life of a machine -------------------------------------------------
+
+/// From a network boot by its BMC to the agent's first words: long self-tests of big servers included.
+pub const BOOT_TIME: Duration = Duration::from_secs(20 * 60);
+/// A wipe whose counter stands still for so long has died with its machine (F26).
+pub const WIPE_STALL: Duration = Duration::from_secs(20 * 60);
+/// From the installer's start to the report that it is done.
+pub const INSTALL_TIME: Duration = Duration::from_secs(60 * 60);
+/// From "installed" to the system's first report.
+pub const RUN_TIME: Duration = Duration::from_secs(30 * 60);
+/// A machine that was sent to its disk and is not back after this time runs from there.
+pub const DISK_GRACE: Duration = Duration::from_secs(5 * 60);
+/// A BMC is not told to cycle a machine again before this time (F23).
+pub const EFFECT_REST: Duration = Duration::from_secs(60);
+/// Tries of one step before a human is asked.
+pub const ATTEMPTS: u32 = 5;
+/// The first pause between tries; doubled each time.
+pub const RETRY_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause between tries.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+/// An agent that has not asked for so long is not there.
+pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
+/// A free machine that should be off by its own hand is switched off by its BMC after this time.
+pub const POWER_OFF_TIME: Duration = Duration::from_secs(60);
+
 // --- assets ----------------------------------------------------------------
 
 /// The largest asset, bytes.

@@ -14,7 +14,7 @@ mod stamp;
 #[cfg(test)]
 mod conformance;
 
-pub use stamp::rfc3339;
+pub use stamp::{parse_rfc3339, rfc3339};
 
 use crate::resource::{BadObject, Kind, Object};
 use std::future::Future;

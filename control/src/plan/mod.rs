@@ -1,3 +1,5 @@
 //! Deciding, apart from acting: pure functions over a view of the facts.
 
 pub mod boot;
+pub mod order;
+pub mod server;

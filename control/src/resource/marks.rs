@@ -10,6 +10,12 @@ pub const CLAIMED_BY: &str = "stoker.dev/claimed-by";
 /// Annotation of a Server: when it was first accepted, RFC 3339. Kept apart from the status, which
 /// does not survive a move between clusters.
 pub const ACCEPTED_AT: &str = "stoker.dev/accepted-at";
+/// Annotation of a Server: the operator asks for another try of a step that was given up. Taken off
+/// when it is heeded.
+pub const RETRY: &str = "stoker.dev/retry";
+/// Annotation of a quarantined Server: how the operator explains it. `running`: it belongs to its
+/// binding and is left as it is; `wipe`: it is erased. Taken off when it is heeded.
+pub const LIFT: &str = "stoker.dev/lift-quarantine";
 /// Annotation on a Server or ServerBinding: touch nothing (Cluster API's word).
 pub const PAUSED: &str = "cluster.x-k8s.io/paused";
 /// Label of a Secret: which allocation it is the configuration of. It goes with that allocation.

@@ -36,6 +36,13 @@ pub use server::{
 };
 pub use validate::validate;
 
+/// The parts of a Server's hardware.
+pub mod hardware {
+    pub use super::server::{
+        Compute, Memory, MemoryModule, Network, NetworkInterface, Processor, Storage, StorageDevice, System,
+    };
+}
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,0 +1,89 @@
+//! Taking a machine back: the wipe order stands before anything is done, the
+//! claim ends only when the machine is in our hands.
+
+use super::{Step, ms};
+use crate::limits;
+use crate::objects::parse_rfc3339;
+use crate::resource::{OrderState, Phase, ServerBinding};
+use protocol::report::OrderKind;
+
+impl Step<'_> {
+    /// The binding is being deleted, without a pause (rule R2): the machine is to leave.
+    /// Returns whether that decided the phase.
+    pub(super) fn leave(&mut self, binding: &ServerBinding) -> bool {
+        if binding.metadata.deletion_timestamp.is_none() {
+            return false;
+        }
+        match self.wipe_order("Released") {
+            Some(order) => {
+                self.enter(Phase::Releasing, "Released");
+                self.done.status.order = Some(order);
+                self.releasing();
+            }
+            None => {
+                self.say("NoFacts", "to be released, but its disks are not known: boot it into the agent", "");
+                self.bring_up_agent();
+            }
+        }
+        true
+    }
+
+    /// The binding has gone by another way than ours (R6), or is another one.
+    /// Returns whether that decided the phase.
+    pub(super) fn bereft(&mut self) -> bool {
+        let uid = self.done.status.install.as_ref().map(|i| i.binding.clone());
+        match self.view.binding {
+            None => {
+                self.quarantine(
+                    "BindingGone",
+                    "its ServerBinding is gone without a release: finalizers stripped, or moved",
+                );
+            }
+            Some(b) if uid.as_ref() != Some(&b.metadata.uid) => {
+                self.quarantine("BindingReplaced", "its ServerBinding is another one than it was installed for");
+            }
+            Some(_) => return false,
+        }
+        true
+    }
+
+    pub(super) fn releasing(&mut self) {
+        let Some(binding) = self.view.binding else {
+            self.quarantine("BindingGone", "its ServerBinding is gone before the machine was in our hands");
+            return;
+        };
+        let wipe =
+            |o: &crate::resource::OrderRecord| matches!(o.order, OrderKind::Wipe(_)) && o.state == OrderState::Pending;
+        if !self.done.status.order.as_ref().is_some_and(wipe) {
+            self.quarantine("OrderLost", "it is to be released, but no wipe order for it is on record");
+            return;
+        }
+        if binding.metadata.deletion_timestamp.is_none() {
+            self.quarantine("BindingReplaced", "it was to be released, and is bound again");
+            return;
+        }
+        // Only a boot after the release counts: the one before may be of its owner.
+        let since = self.since();
+        let here = self.agent().is_some_and(|a| a.since_ms >= since);
+        let off = self.seen.power.is_some_and(|(on, at)| !on && at >= since);
+        if here || off {
+            let order = self.done.status.order.clone();
+            self.enter(Phase::Wiping, "Released");
+            self.done.status.order = order;
+            self.done.status.install = None;
+            // The finalizer goes in the next round: first this must be on disk.
+            self.say("Released", "out of its cluster; waits for its agent to take the wipe order", "wipe");
+            self.recheck(self.now + 1);
+            return;
+        }
+        self.say("Leaving", "being taken out of its cluster by a network boot", "wipe");
+        if !self.view.managed {
+            self.done.status.message = "waits to be booted from the network: it has no BMC".into();
+        }
+        self.bring_up_agent();
+        let begun = parse_rfc3339(&self.done.status.since).unwrap_or(self.now);
+        if self.done.status.deadline.is_empty() && self.view.managed {
+            self.recheck(begun + ms(limits::BOOT_TIME));
+        }
+    }
+}
