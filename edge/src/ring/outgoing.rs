@@ -8,7 +8,7 @@ use crate::catalog::Image;
 use crate::limits::BODY_COPY_MAX;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// What is left of one `conn_send`.
@@ -17,8 +17,19 @@ pub struct Outgoing {
     head_sent: usize,
     body: Option<Arc<Image>>,
     range: Range<u64>,
+    /// Where `sendfile` reads; judged when the first byte of the body is due.
+    source: Option<Source>,
     /// Bytes that went out, head and body together.
     pub sent: u64,
+}
+
+/// What holds the bytes of a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The object's file, by the page cache.
+    File,
+    /// The sealed copy.
+    Sealed,
 }
 
 /// How far one push came.
@@ -43,7 +54,7 @@ impl Outgoing {
         if range.start > range.end || range.end > length {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "byte range outside the image"));
         }
-        Ok(Self { head: send.head, head_sent: 0, body, range, sent: 0 })
+        Ok(Self { head: send.head, head_sent: 0, body, range, source: None, sent: 0 })
     }
 
     /// What is left of the head.
@@ -67,9 +78,9 @@ impl Outgoing {
         self.head().len() as u64 + (self.range.end - self.range.start)
     }
 
-    /// The body is so short, or so stored, that copying it is the best way.
+    /// The body is so short that copying it is the best way.
     pub fn better_copied(&self) -> bool {
-        self.range.end - self.range.start <= BODY_COPY_MAX || self.file().is_none()
+        self.range.end - self.range.start <= BODY_COPY_MAX
     }
 
     /// `n` more bytes went out.
@@ -81,33 +92,45 @@ impl Outgoing {
     }
 
     /// Sends what the socket takes: the head corked with what follows it, the
-    /// body by `sendfile` where there is enough of it. Each round moves bytes or is the last.
+    /// body by `sendfile` where there is enough of it. Each round moves bytes,
+    /// leaves the file for the sealed copy, or is the last.
     pub fn push(&mut self, socket: RawFd) -> Push {
         while self.left() > 0 {
             match self.step(socket) {
-                Ok(0) => return Push::Failed(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Push::Blocked,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(n) if n > 0 => self.advance(n),
+                // The file ends too soon or cannot be read; or it is the socket, and the next round says so again.
+                _ if self.source == Some(Source::File) => self.source = Some(Source::Sealed),
+                Ok(_) => return Push::Failed(io::ErrorKind::UnexpectedEof.into()),
                 Err(e) => return Push::Failed(e),
             }
+        }
+        if self.source.is_some() {
+            sys::cork(socket, false);
         }
         Push::Done
     }
 
-    fn step(&self, socket: RawFd) -> io::Result<u64> {
+    fn step(&mut self, socket: RawFd) -> io::Result<u64> {
         if self.better_copied() {
             return sys::send_two(socket, self.head(), self.body(), libc::MSG_DONTWAIT).map(|n| n as u64);
         }
-        match self.file() {
-            Some(file) if self.head().is_empty() => {
-                sys::sendfile(socket, file, self.range.start, self.range.end - self.range.start)
-            }
-            _ => sys::send_two(socket, self.head(), &[], libc::MSG_DONTWAIT | libc::MSG_MORE).map(|n| n as u64),
+        if !self.head().is_empty() {
+            let flags = libc::MSG_DONTWAIT | libc::MSG_MORE;
+            return sys::send_two(socket, self.head(), &[], flags).map(|n| n as u64);
         }
-    }
-
-    fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.body.as_ref().and_then(|image| image.fd())
+        let Some(image) = &self.body else { return Ok(0) };
+        if self.source.is_none() {
+            // sendfile(2) pushes each 64 KB that it has spliced, and a segment holds a little less than that.
+            sys::cork(socket, true);
+        }
+        let file = match self.source {
+            Some(Source::Sealed) => None,
+            _ => image.origin(&self.range),
+        };
+        self.source = Some(if file.is_some() { Source::File } else { Source::Sealed });
+        let count = self.range.end - self.range.start;
+        sys::sendfile(socket, file.unwrap_or_else(|| image.fd()), self.range.start, count)
     }
 }

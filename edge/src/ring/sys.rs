@@ -311,6 +311,14 @@ pub fn reset_on_close(conn: RawFd) {
     unsafe { libc::setsockopt(conn, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len) };
 }
 
+/// Holds back (or lets go) segments that are not full (`TCP_CORK`, tcp(7)).
+pub fn cork(conn: RawFd, held: bool) {
+    let held = libc::c_int::from(held);
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `held`. Where it fails, more segments go.
+    unsafe { libc::setsockopt(conn, libc::IPPROTO_TCP, libc::TCP_CORK, (&raw const held).cast(), len) };
+}
+
 /// Sends FIN.
 pub fn finish(conn: RawFd) -> io::Result<()> {
     // SAFETY: no pointers.

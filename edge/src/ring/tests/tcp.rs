@@ -4,6 +4,7 @@ use super::*;
 
 on_both_drivers! {
     an_answer_arrives_whole
+    h38_a_file_that_is_cut_in_the_middle_of_an_answer_changes_nothing
     short_answers_and_heads_alone
     a_reset_is_no_end
     a_reset_cuts_off_a_blocked_send
@@ -49,6 +50,37 @@ pub(super) fn an_answer_arrives_whole<R: Ring>(ring: R) {
     assert!(matches!(bench.next(), Seen::Closed(c) if c == conn));
     let all = reader.join().unwrap();
     assert!(all[..5] == *b"HEAD:" && all[5..] == bytes[..]);
+}
+
+/// The first half of the answer goes out of the object's file, the rest, after the file was cut, out of the sealed copy.
+fn h38_a_file_that_is_cut_in_the_middle_of_an_answer_changes_nothing<R: Ring>(ring: R) {
+    let mut bench = Bench::new(ring);
+    let (_, at) = bench.listener();
+    let bytes = pattern(1 << 20);
+    // Beside the test program: /tmp may be a tmpfs, whose files are not sent from.
+    let store = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+    let id = protocol::manifest::ObjectId::of(&bytes);
+    let path = store.path().join(id.to_string());
+    std::fs::write(&path, &bytes).unwrap();
+    let budget = crate::catalog::Budget::new(u64::MAX);
+    let file = std::fs::File::open(&path).unwrap();
+    let image = Image::load(&file, id, bytes.len() as u64, &budget, None).unwrap();
+    assert!(image.origin(&(0..1 << 20)).is_some(), "not sent from the file");
+    let (mut stream, conn) = bench.connected(at);
+    let mut got = vec![0; bytes.len()];
+    for (i, half) in got.chunks_mut(1 << 19).enumerate() {
+        let range = (i as u64) << 19..(i as u64 + 1) << 19;
+        bench.ring.conn_send(ConnSend { conn, head: vec![], body: Some(Body { image: Arc::clone(&image), range }) });
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| stream.read_exact(half).unwrap());
+            assert!(matches!(bench.next(), Seen::Sent(_, 524_288, None)));
+            reader.join().unwrap();
+        });
+        // Not before it has arrived: pages on their way are the file's own.
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(600_000).unwrap();
+        assert!(image.origin(&(0..1 << 19)).is_none(), "still sent from a file that was cut");
+    }
+    assert!(got == bytes);
 }
 
 fn short_answers_and_heads_alone<R: Ring>(ring: R) {

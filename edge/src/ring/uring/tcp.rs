@@ -230,13 +230,10 @@ impl Uring {
     fn go_on(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(out) = &conn.out else { return };
-        if out.better_copied() && (conn.copies || out.body().len() as u64 <= crate::limits::BODY_COPY_MAX) {
+        if out.better_copied() {
             return self.send_both(id);
         }
         if conn.copies || !self.features.send_zc || self.zero_copy.refused {
-            if out.better_copied() {
-                return self.send_both(id);
-            }
             self.ready.push_back(id);
             return;
         }
