@@ -11,6 +11,7 @@ pub mod environments;
 pub mod http;
 pub mod interface;
 pub mod inventory;
+pub mod lifecycle;
 pub mod limits;
 pub mod machineconfig;
 pub mod metadata;

@@ -82,6 +82,24 @@ pub const RETRY_PAUSE: Duration = Duration::from_secs(30);
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 /// An agent that has not asked for so long is not there.
 pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
+/// How often the power state of a machine is read that is being switched off.
+pub const POWER_POLL: Duration = Duration::from_secs(10);
+/// How often the progress of an order is written down while nothing else changes.
+pub const PROGRESS_WRITE: Duration = Duration::from_secs(30);
+/// BMCs that are talked to at one time, over the whole site.
+pub const BMCS_AT_ONCE: usize = 64;
+/// Logins that a BMC may refuse within [`BMC_LOGIN_WINDOW`]; then it is left alone (F21: many lock a user out after five).
+pub const BMC_LOGINS: usize = 3;
+/// See [`BMC_LOGINS`].
+pub const BMC_LOGIN_WINDOW: Duration = Duration::from_secs(600);
+/// No effect on a machine may take longer, waiting for its BMC's turn included.
+pub const EFFECT_TIME: Duration = Duration::from_secs(120);
+/// Changes of one Server's status in one go.
+pub const RECONCILE_ROUNDS: u32 = 16;
+/// A failed reconciliation is repeated after this time.
+pub const RECONCILE_PAUSE: Duration = Duration::from_secs(2);
+/// Wipe confirmations within a minute, of all machines: beyond it an operator has probably erred (W12).
+pub const WIPES_PER_MINUTE: usize = 64;
 /// A free machine that should be off by its own hand is switched off by its BMC after this time.
 pub const POWER_OFF_TIME: Duration = Duration::from_secs(60);
 

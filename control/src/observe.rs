@@ -152,6 +152,20 @@ pub enum Milestone {
         /// A line for people: product, cores, memory, disks, interfaces.
         summary: String,
     },
+    /// Somebody asked for a machine's configuration.
+    Config {
+        /// HTTP status of the answer.
+        status: u16,
+        /// Words, where the status is not 200.
+        why: String,
+    },
+    /// An installer or an installed system reported.
+    Report {
+        /// `installed`, `install_failed` or `running`.
+        event: String,
+        /// More words; may be empty.
+        detail: String,
+    },
     /// The agent asked for its order (shown once per change).
     AgentStatus {
         /// The order's id.

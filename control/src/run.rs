@@ -2,10 +2,12 @@
 
 use crate::allocation::{self, Allocation};
 use crate::api::{self, Operator};
-use crate::config::Settings;
+use crate::config::{ConfigAccess, Settings};
 use crate::dhcp::{self, Dhcp, Place};
 use crate::environments::Environments;
 use crate::http::{self, ListenError, Listener};
+use crate::inventory::Inventory;
+use crate::lifecycle::{self, BmcHands, Lifecycle, ServedEnvironments};
 use crate::limits;
 use crate::metadata::{self, Node, script::Scripts, tokens::Tokens};
 use crate::objects::embedded::Embedded;
@@ -157,6 +159,22 @@ impl Control {
         } = self;
         let allocation = Allocation::new(objects.clone());
         allocation.ensure_any().await?;
+        let inventory = Inventory::open(objects.clone(), machines.clone()).await?;
+        let key = settings.state.join("control/wipe-records.key");
+        let signer = lifecycle::Signer::open(&key).map_err(|e| StartError::State(key, e))?;
+        let lifecycle = Lifecycle::new(
+            objects.clone(),
+            machines.clone(),
+            inventory.clone(),
+            Arc::new(BmcHands::new(objects.clone())),
+            Box::new(ServedEnvironments(environments.clone())),
+            signer,
+        );
+        if settings.config_access == ConfigAccess::Open {
+            tracing::warn!(
+                "config_access is open: whoever knows a machine's UUID can fetch its configuration with all secrets in it"
+            );
+        }
         let node = Arc::new(Node {
             settings: settings.clone(),
             scripts,
@@ -166,6 +184,9 @@ impl Control {
             publisher: publisher.clone(),
             tokens,
             objects: objects.clone(),
+            filled: Default::default(),
+            inventory,
+            lifecycle: lifecycle.clone(),
             metrics: metrics.clone(),
         });
         publish_static(&node)?;
@@ -207,6 +228,7 @@ impl Control {
             });
         }
         tasks.spawn(environments.clone().run(stop.clone()));
+        tasks.spawn(lifecycle.run(stop.clone()));
         tasks.spawn(allocation::follow(allocation, stop.clone()));
         tasks.spawn(sweep(publisher.clone(), metrics.clone(), stop.clone()));
         tracing::info!(

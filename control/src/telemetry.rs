@@ -32,6 +32,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     scripts: Family<Answered, Counter>,
     reports: Family<Answered, Counter>,
+    configs: Family<Answered, Counter>,
     observations: Counter,
     /// Events of the edge that could not be read.
     pub bad_events: Counter,
@@ -55,6 +56,7 @@ impl Metrics {
             registry: Mutex::new(Registry::default()),
             scripts: Family::default(),
             reports: Family::default(),
+            configs: Family::default(),
             observations: Counter::default(),
             bad_events: Counter::default(),
             lost: Gauge::default(),
@@ -66,6 +68,11 @@ impl Metrics {
             let r = registry.sub_registry_with_prefix("stoker_control");
             r.register("scripts", "iPXE scripts asked for, by kind and HTTP status", metrics.scripts.clone());
             r.register("agent_reports", "Reports of agents, by kind and HTTP status", metrics.reports.clone());
+            r.register(
+                "configs",
+                "Machine configurations and reports asked for, by outcome and HTTP status",
+                metrics.configs.clone(),
+            );
             r.register("observations", "Milestones taken into the timeline", metrics.observations.clone());
             r.register(
                 "edge_events_unreadable",
@@ -96,6 +103,11 @@ impl Metrics {
     /// Counts a report of an agent.
     pub fn reports(&self, kind: &'static str, status: u16) {
         self.reports.get_or_create(&Answered { kind, status: status.into() }).inc();
+    }
+
+    /// Counts a question for a configuration, or a report: by outcome.
+    pub fn configs(&self, kind: &'static str, status: u16) {
+        self.configs.get_or_create(&Answered { kind, status: status.into() }).inc();
     }
 
     /// Counts a milestone.

@@ -56,6 +56,7 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
     }
     let boot_from_disk_method =
         top.parsed("boot_from_disk_method", "write ipxe-exit, ipxe-sanboot or http-404").unwrap_or_default();
+    let config_access = top.parsed("config_access", "write token or open").unwrap_or_default();
     let machines = machines(&mut top, &environments, default_environment.is_some());
     let templates = templates(&mut top, folder);
     let agent = agent(&mut top);
@@ -76,6 +77,7 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
             default_environment,
             unknown_machines,
             boot_from_disk_method,
+            config_access,
             machines,
             templates,
             agent,

@@ -55,6 +55,8 @@ pub struct Settings {
     pub unknown_machines: Goal,
     /// How a machine is sent to its disk, unless its rule says otherwise.
     pub boot_from_disk_method: DiskMethod,
+    /// Who may fetch a machine's configuration.
+    pub config_access: ConfigAccess,
     /// Rules for single machines.
     pub machines: Vec<MachineRule>,
     /// Script templates in place of our own.
@@ -83,6 +85,16 @@ pub enum Goal {
     Environment,
     /// To its own disk.
     Disk,
+}
+
+/// Who may fetch a machine's configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ConfigAccess {
+    /// The machine, in the boot in which it is installed: by a token in its kernel arguments.
+    #[default]
+    Token,
+    /// Everybody who knows its UUID, as with Sidero.
+    Open,
 }
 
 /// How a machine is sent on to its disk (Sidero's `bootFromDiskMethod`).
@@ -297,6 +309,17 @@ impl FromStr for Goal {
             "environment" => Ok(Self::Environment),
             "disk" => Ok(Self::Disk),
             _ => Err(NotThat("the choices are agent, environment and disk")),
+        }
+    }
+}
+
+impl FromStr for ConfigAccess {
+    type Err = NotThat;
+    fn from_str(text: &str) -> Result<Self, NotThat> {
+        match text {
+            "token" => Ok(Self::Token),
+            "open" => Ok(Self::Open),
+            _ => Err(NotThat("the choices are token and open")),
         }
     }
 }

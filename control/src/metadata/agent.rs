@@ -1,10 +1,12 @@
 //! The agent's API (`protocol::report`): hellos and statuses in, orders out.
 
-use super::tokens::{Ask, Denied, Grant, Purpose};
+use super::tokens::{Ask, Purpose};
 use super::words::clean;
-use super::{Node, ip, source, text};
+use super::{Node, config, ip, source, text};
 use crate::http::{self, Peer};
+use crate::inventory::Who;
 use crate::observe::{Milestone, Observation, now_ms};
+use crate::plan::order::HOLD;
 use crate::store::machines::NotKept;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,8 +14,8 @@ use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use protocol::id::{Mac, MachineId};
-use protocol::report::{Answer, CURRENT, Facts, Hello, MAX_REPORT, Order, OrderKind, Status};
+use protocol::id::MachineId;
+use protocol::report::{Answer, CURRENT, Confirmed, Facts, Hello, MAX_REPORT, Status};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ pub(super) async fn hello(node: State<Arc<Node>>, peer: Option<Extension<Peer>>,
         Err(refusal) => return refuse(&node, "hello", ip, refusal),
     };
     // What is kept and shown of a machine must not open anything.
-    let _proof = proof(&node, hello.attempt.take().as_deref(), hello.facts.system.uuid, ip);
+    let verified = proof(&node, hello.attempt.take().as_deref(), hello.facts.system.uuid, ip);
     node.metrics.reports("hello", 200);
     let (mac, uuid) = (hello.boot_mac, hello.facts.system.uuid.filter(|u| !u.is_placeholder()));
     node.observer.see(Observation {
@@ -45,7 +47,17 @@ pub(super) async fn hello(node: State<Arc<Node>>, peer: Option<Extension<Peer>>,
             for warning in &record.warnings {
                 tracing::warn!(machine = record.id, "{warning}");
             }
-            answer(&node, record.uuid, record.mac)
+            let who = match node.inventory.reported(&record).await {
+                Ok(who) => who,
+                Err(e) => {
+                    tracing::error!(machine = record.id, error = %e, "a machine's Server was not written");
+                    return refuse(&node, "hello", ip, (503, "the store is not available".into()));
+                }
+            };
+            if let Who::Server(server) = &who {
+                node.lifecycle.hello(server, &record.hello, verified);
+            }
+            answer(&node, &who, verified).await
         }
         Err(e @ (NotKept::Full | NotKept::Store(_))) => {
             // The machine boots all the same; its facts come again with its next hello.
@@ -58,10 +70,11 @@ pub(super) async fn hello(node: State<Arc<Node>>, peer: Option<Extension<Peer>>,
 
 pub(super) async fn status(node: State<Arc<Node>>, peer: Option<Extension<Peer>>, body: Body) -> Response {
     let ip = ip(peer);
-    let status: Status = match read(body).await {
+    let mut status: Status = match read(body).await {
         Ok(status) => status,
         Err(refusal) => return refuse(&node, "status", ip, refusal),
     };
+    let verified = proof(&node, status.attempt.take().as_deref(), status.uuid, ip);
     node.metrics.reports("status", 200);
     if node.machines.status(&status, ip, now_ms()) {
         node.observer.see(Observation {
@@ -76,13 +89,66 @@ pub(super) async fn status(node: State<Arc<Node>>, peer: Option<Extension<Peer>>
             },
         });
     }
-    answer(&node, status.uuid, status.boot_mac)
+    let who = who(&node, &status);
+    if let Who::Server(server) = &who {
+        greet(&node, server, &status, verified);
+        node.lifecycle.status(server, &status, verified);
+    }
+    answer(&node, &who, verified).await
 }
 
-/// Whether the agent runs in a boot that control has sent this machine into.
-fn proof(node: &Node, token: Option<&str>, uuid: Option<MachineId>, ip: Option<IpAddr>) -> Result<Grant, Denied> {
+/// The question before disks are touched.
+pub(super) async fn confirm(node: State<Arc<Node>>, peer: Option<Extension<Peer>>, body: Body) -> Response {
+    let ip = ip(peer);
+    let mut status: Status = match read(body).await {
+        Ok(status) => status,
+        Err(refusal) => return refuse(&node, "confirm", ip, refusal),
+    };
+    let verified = proof(&node, status.attempt.take().as_deref(), status.uuid, ip);
+    let confirmed = match who(&node, &status) {
+        Who::Server(server) => {
+            greet(&node, &server, &status, verified);
+            node.lifecycle.confirm(&server, &status, verified).await
+        }
+        Who::Conflict(_) | Who::Unknown => {
+            let why = "no Server is known for this machine".into();
+            Confirmed { version: CURRENT, order: status.order, go: false, why }
+        }
+    };
+    node.metrics.reports("confirm", if confirmed.go { 200 } else { 409 });
+    ([(CACHE_CONTROL, "no-store")], Json(confirmed)).into_response()
+}
+
+/// Which Server speaks: by its last hello, which tells more than a status.
+fn who(node: &Node, status: &Status) -> Who {
+    let known = status.boot_mac.and_then(|mac| node.machines.get(&mac.to_string()));
+    let serial = known.as_ref().map(|r| r.hello.facts.system.serial_number.as_str());
+    node.inventory.who(status.uuid, status.boot_mac, serial)
+}
+
+/// After a restart of control the agent goes on with its status: its hello is taken from what is kept.
+fn greet(node: &Node, server: &str, status: &Status, verified: bool) {
+    if node.lifecycle.knows(server, &status.boot_id) {
+        return;
+    }
+    let uuid = status.uuid.filter(|u| !u.is_placeholder()).map(|u| u.to_string());
+    let ids = uuid.into_iter().chain(status.boot_mac.map(|m| m.to_string()));
+    let record = ids.filter_map(|id| node.machines.get(&id)).find(|r| r.hello.boot_id == status.boot_id);
+    if let Some(record) = record {
+        node.lifecycle.hello(server, &record.hello, verified);
+    }
+}
+
+/// Whether the agent runs in a boot that control has sent this machine into (W4).
+fn proof(node: &Node, token: Option<&str>, uuid: Option<MachineId>, ip: Option<IpAddr>) -> bool {
     let ask = Ask { purpose: Purpose::Agent, uuid, ip, neighbour: ip.and_then(source::neighbour), binding: "" };
-    node.tokens.check(token.unwrap_or_default(), ask, now_ms())
+    match node.tokens.check(token.unwrap_or_default(), ask, now_ms()) {
+        Ok(_) => true,
+        Err(why) => {
+            tracing::debug!(?ip, %why, "an agent does not prove its boot: it is told to hold");
+            false
+        }
+    }
 }
 
 async fn read<T: DeserializeOwned>(body: Body) -> Result<T, (u16, String)> {
@@ -96,14 +162,13 @@ fn refuse(node: &Node, what: &'static str, ip: Option<IpAddr>, (status, why): (u
     text(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), format!("{}\n", clean(&why)))
 }
 
-fn answer(node: &Node, uuid: Option<MachineId>, mac: Option<Mac>) -> Response {
-    let answer = Answer { version: CURRENT, order: order(uuid, mac), poll_seconds: node.settings.agent.poll_seconds };
+async fn answer(node: &Node, who: &Who, verified: bool) -> Response {
+    let order = match who {
+        Who::Server(server) => config::fill_in(node, server, node.lifecycle.order(server, verified).await).await,
+        Who::Conflict(_) | Who::Unknown => HOLD,
+    };
+    let answer = Answer { version: CURRENT, order, poll_seconds: node.settings.agent.poll_seconds };
     ([(CACHE_CONTROL, "no-store")], Json(answer)).into_response()
-}
-
-/// The present order of a machine. Nobody can give orders yet, so all hold.
-fn order(_uuid: Option<MachineId>, _mac: Option<Mac>) -> Order {
-    Order { id: 0, kind: OrderKind::Hold }
 }
 
 /// A line for people.

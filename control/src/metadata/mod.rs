@@ -2,6 +2,7 @@
 //! the agent's API.
 
 mod agent;
+mod config;
 pub mod script;
 mod scripts;
 pub mod source;
@@ -11,6 +12,8 @@ pub mod words;
 use crate::config::Settings;
 use crate::environments::Environments;
 use crate::http::Peer;
+use crate::inventory::Inventory;
+use crate::lifecycle::Lifecycle;
 use crate::objects::embedded::Embedded;
 use crate::observe::Observer;
 use crate::publish::Publisher;
@@ -24,8 +27,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use protocol::manifest::is_plain_path;
 use script::Scripts;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokens::Tokens;
 
 /// What the handlers need.
@@ -42,10 +46,16 @@ pub struct Node {
     pub machines: Arc<Machines>,
     /// Published names.
     pub publisher: Arc<Publisher>,
+    /// Secret addresses in orders that are being carried out, by Server: an order keeps its own.
+    pub filled: Mutex<BTreeMap<String, (u64, String)>>,
     /// Boot attempts.
     pub tokens: Arc<Tokens>,
     /// Declared objects.
     pub objects: Embedded,
+    /// Which machine is which Server.
+    pub inventory: Arc<Inventory<Embedded>>,
+    /// What becomes of them.
+    pub lifecycle: Lifecycle<Embedded>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -60,6 +70,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/tftp/{*path}", get(tftp))
         .route("/agent/v1/hello", post(agent::hello))
         .route("/agent/v1/status", post(agent::status))
+        .route("/agent/v1/confirm", post(agent::confirm))
+        .route("/configdata", get(config::configdata))
+        .route("/report", post(config::report))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .with_state(node)

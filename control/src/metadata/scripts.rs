@@ -3,11 +3,15 @@
 use super::script::Load;
 use super::tokens::{Mint, Purpose};
 use super::words::merge_args;
-use super::{Node, control_url, edge_url, ip, source, text};
+use super::{Node, config, control_url, edge_url, ip, source, text};
 use crate::config::DiskMethod;
 use crate::http::Peer;
+use crate::inventory::Who;
+use crate::lifecycle;
 use crate::observe::{Milestone, Observation, now_ms};
-use crate::plan::boot::{self, BootPlan, Files, Request};
+use crate::plan::boot::{self, BootPlan, Files, Request, Sent};
+use crate::plan::server::Destination;
+use crate::resource::BootFromDisk;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -31,21 +35,74 @@ pub(super) async fn machine(
     headers: HeaderMap,
 ) -> Response {
     let request = request(&query);
-    let plan = plan(&node, request);
-    let attempt = attempt(&node, &plan, request, ip(peer)).await;
-    let answer = render(&node, &plan, request, &headers, &attempt);
+    let ip = ip(peer);
+    let serial = query.iter().find(|(k, _)| k == "serial").map(|(_, v)| v.as_str());
+    let answer = match life(&node, request, serial).await {
+        Ok(life) => {
+            let plan = plan(&node, request, life.as_ref());
+            match attempt(&node, &plan, request, ip, life.as_ref(), &headers).await {
+                Ok(attempt) => {
+                    let answer = render(&node, &plan, request, &headers, &attempt);
+                    told(&node, life.as_ref(), &plan, answer.status);
+                    answer
+                }
+                Err(why) => unavailable(why),
+            }
+        }
+        Err(why) => unavailable(why.to_string()),
+    };
     node.metrics.scripts(answer.kind, answer.status.as_u16());
     node.observer.see(Observation {
         at_ms: now_ms(),
         mac: request.mac,
-        ip: ip(peer),
+        ip,
         uuid: request.uuid.filter(|u| !u.is_placeholder()),
         what: Milestone::Script { to: answer.to, status: answer.status.as_u16(), why: answer.why },
     });
     text(answer.status, answer.body)
 }
 
-fn plan(node: &Node, request: Request) -> BootPlan {
+/// What the life of a machine says about this boot.
+struct Life {
+    server: String,
+    goal: lifecycle::Goal,
+}
+
+/// Nothing for a machine that is not ours: then the configuration's rules decide.
+async fn life(node: &Node, request: Request, serial: Option<&str>) -> Result<Option<Life>, crate::objects::Error> {
+    let (server, known_card) = match node.inventory.who(request.uuid, request.mac, serial) {
+        Who::Server(server) => (server, true),
+        Who::Conflict(server) => (server, false),
+        Who::Unknown => return Ok(None),
+    };
+    Ok(node.lifecycle.goal(&server, known_card).await?.map(|goal| Life { server, goal }))
+}
+
+/// Tells the reconciler where a machine was sent.
+fn told(node: &Node, life: Option<&Life>, plan: &BootPlan, status: StatusCode) {
+    let to = match (life.map(|l| &l.goal), plan) {
+        (Some(lifecycle::Goal::Installer { binding, .. }), BootPlan::Environment { .. }) => {
+            Destination::Installer(binding.clone())
+        }
+        (_, BootPlan::Agent { .. }) => Destination::Agent,
+        (_, BootPlan::Disk(_)) => Destination::Disk,
+        _ => return,
+    };
+    if let Some(life) = life
+        && (status == StatusCode::OK || to == Destination::Disk)
+    {
+        node.lifecycle.sent(&life.server, to);
+    }
+}
+
+/// Where nothing is known for sure, nothing is booted: iPXE asks again (W13).
+fn unavailable(why: String) -> Answer {
+    tracing::error!(why, "a script was not given out");
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    Answer { status, kind: "failed", to: "nowhere yet".into(), body: format!("{why}\n"), why }
+}
+
+fn plan(node: &Node, request: Request, life: Option<&Life>) -> BootPlan {
     let lookup = |name: &str, arch| node.environments.files(name, arch);
     let view = boot::View {
         rule: node.settings.rule(request.uuid, request.mac),
@@ -54,7 +111,22 @@ fn plan(node: &Node, request: Request) -> BootPlan {
         disk_method: node.settings.boot_from_disk_method,
         files: &lookup,
     };
-    boot::boot(&view, request)
+    match life.map(|l| &l.goal) {
+        None => boot::boot(&view, request),
+        Some(lifecycle::Goal::Agent) => boot::goal(&view, request, &Sent::Agent),
+        Some(lifecycle::Goal::Installer { environment, .. }) => {
+            boot::goal(&view, request, &Sent::Installer(environment.clone()))
+        }
+        Some(lifecycle::Goal::Disk(method)) => boot::goal(&view, request, &Sent::Disk(method.map(disk_method))),
+    }
+}
+
+const fn disk_method(method: BootFromDisk) -> DiskMethod {
+    match method {
+        BootFromDisk::IpxeExit => DiskMethod::IpxeExit,
+        BootFromDisk::Http404 => DiskMethod::Http404,
+        BootFromDisk::IpxeSanboot => DiskMethod::IpxeSanboot,
+    }
 }
 
 /// What iPXE said. A value that is not what it should be is dropped, not refused:
@@ -81,29 +153,46 @@ struct Answer {
 struct Attempt {
     id: String,
     token: String,
+    /// Kernel arguments of an installer.
+    args: Vec<String>,
 }
 
 /// Makes the attempt of a script. An agent whose token could not be kept boots
-/// all the same: it reports, and is told to hold.
-async fn attempt(node: &Node, plan: &BootPlan, request: Request, ip: Option<IpAddr>) -> Attempt {
-    if !matches!(plan, BootPlan::Agent { .. }) {
-        return Attempt { id: random_id(), token: String::new() };
-    }
-    let mint = Mint {
-        purpose: Purpose::Agent,
+/// all the same: it reports, and is told to hold. An installer could do nothing
+/// without its own.
+async fn attempt(
+    node: &Node,
+    plan: &BootPlan,
+    request: Request,
+    ip: Option<IpAddr>,
+    life: Option<&Life>,
+    headers: &HeaderMap,
+) -> Result<Attempt, String> {
+    let mint = |purpose, binding| Mint {
+        purpose,
         uuid: request.uuid,
         mac: request.mac,
         ip,
         neighbour: ip.and_then(source::neighbour),
-        binding: String::new(),
+        binding,
     };
-    match node.tokens.mint(mint, now_ms()).await {
-        Ok((token, id)) => Attempt { id, token },
-        Err(e) => {
-            tracing::error!(error = %e, "a boot attempt was not kept: its agent will only hold");
-            let id = random_id();
-            Attempt { token: id.clone(), id }
+    match (plan, life.map(|l| &l.goal)) {
+        (BootPlan::Agent { .. }, _) => {
+            Ok(match node.tokens.mint(mint(Purpose::Agent, String::new()), now_ms()).await {
+                Ok((token, id)) => Attempt { id, token, args: Vec::new() },
+                Err(e) => {
+                    tracing::error!(error = %e, "a boot attempt was not kept: its agent will only hold");
+                    let id = random_id();
+                    Attempt { token: id.clone(), id, args: Vec::new() }
+                }
+            })
         }
+        (BootPlan::Environment { files, .. }, Some(lifecycle::Goal::Installer { binding, .. })) => {
+            let mint = mint(Purpose::Install, binding.clone());
+            let args = config::installer_args(node, mint, &files.args, &control_url(node, headers)).await?;
+            Ok(Attempt { id: random_id(), token: String::new(), args })
+        }
+        _ => Ok(Attempt { id: random_id(), token: String::new(), args: Vec::new() }),
     }
 }
 
@@ -118,6 +207,7 @@ fn render(node: &Node, plan: &BootPlan, request: Request, headers: &HeaderMap, a
         BootPlan::Environment { environment, files, args } => {
             let mut own = vec![initrd_arg(files)];
             own.retain(|a| !files.args.iter().any(|b| b.starts_with("initrd=")) || !a.starts_with("initrd="));
+            own.extend(attempt.args.iter().cloned());
             let args = merge_args(merge_args(own, &files.args), args);
             let to = format!("environment {environment}");
             load(node, ("environment", to), files, &args, &attempt.id, request, headers)

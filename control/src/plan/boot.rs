@@ -92,6 +92,27 @@ pub const fn agent_environment(arch: Arch) -> &'static str {
     }
 }
 
+/// Where a machine goes whose life says so.
+pub fn goal(view: &View<'_>, request: Request, goal: &Sent) -> BootPlan {
+    let arch = request.arch.unwrap_or(Arch::X86_64);
+    match goal {
+        Sent::Agent => agent(view, arch),
+        Sent::Disk(method) => BootPlan::Disk(method.unwrap_or(view.disk_method)),
+        Sent::Installer(name) => named(view, name, arch),
+    }
+}
+
+/// Where a machine goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// Our agent.
+    Agent,
+    /// Its disk, by this method where one is named.
+    Disk(Option<DiskMethod>),
+    /// The installer of this environment.
+    Installer(String),
+}
+
 /// Decides.
 pub fn boot(view: &View<'_>, request: Request) -> BootPlan {
     let arch = request.arch.unwrap_or(Arch::X86_64);
@@ -123,6 +144,10 @@ fn environment(view: &View<'_>, arch: Arch) -> BootPlan {
             "no environment is named for this machine; set `default_environment`".into(),
         );
     };
+    named(view, name, arch)
+}
+
+fn named(view: &View<'_>, name: &str, arch: Arch) -> BootPlan {
     let to = format!("environment {name}");
     match (view.files)(name, arch) {
         Readiness::Ready(files) => BootPlan::Environment {

@@ -109,6 +109,21 @@ impl Machines {
         known.values().find(|r| r.mac == Some(mac) || macs(&r.hello).any(|m| m == mac)).cloned()
     }
 
+    /// The record of a declared Server: kept under its name, or under the card that its identity names.
+    pub fn of_server(&self, server: &crate::resource::Server) -> Option<MachineRecord> {
+        if let Some(identity) = &server.spec.identity {
+            let card = identity.macs.iter().find_map(|mac| self.get(mac));
+            let serial = &identity.serial_number;
+            let by_serial = || {
+                let known = self.lock();
+                let fits = |r: &&MachineRecord| !serial.is_empty() && r.hello.facts.system.serial_number == *serial;
+                known.values().find(fits).cloned()
+            };
+            return card.or_else(by_serial);
+        }
+        self.get(&server.metadata.name)
+    }
+
     /// Whether a machine ever said hello.
     pub fn knows(&self, uuid: Option<MachineId>, mac: Option<Mac>) -> bool {
         uuid.filter(|u| !u.is_placeholder()).is_some_and(|u| self.lock().contains_key(&u.to_string()))

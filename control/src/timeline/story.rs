@@ -151,6 +151,15 @@ pub fn fold(boot: &mut Boot, seen: &Observation) {
             note(boot, at, "agent_hello", title, summary.clone(), Ok);
             advance(boot, Phase::Agent);
         }
+        Milestone::Config { status, why } => {
+            let state = if *status == 200 { Ok } else { Failed };
+            let title = if *status == 200 { "its configuration" } else { "its configuration refused" };
+            note(boot, at, "config", title.into(), format!("HTTP {status} {why}").trim_end().into(), state);
+        }
+        Milestone::Report { event, detail } => {
+            let state = if event == "install_failed" { Failed } else { Ok };
+            note(boot, at, "report", format!("reports {event}"), detail.clone(), state);
+        }
         Milestone::AgentStatus { order, level, detail } => {
             let state = if level == "failed" || level == "unsupported" { Failed } else { Ok };
             note(boot, at, "agent_status", format!("order {order}: {level}"), detail.clone(), state);

@@ -156,6 +156,10 @@ fn describe(what: &Milestone) -> Option<String> {
                 if *blksize > 0 { format!(", blksize {blksize}, windowsize {windowsize}") } else { String::new() };
             format!("{} {name} begins: {}{options}", proto(*p), time::bytes(*total))
         }
+        M::Config { status: 200, .. } => "has its configuration".to_owned(),
+        M::Config { status, why } => format!("its configuration is refused, HTTP {status}: {why}"),
+        M::Report { event, detail } if detail.is_empty() => format!("reports {event}"),
+        M::Report { event, detail } => format!("reports {event}: {detail}"),
         M::FileProgress { .. } | M::AgentStatus { .. } => return None,
         M::FileEnded { proto: p, name, outcome, bytes, elapsed_us, retries, why, .. } => {
             let (ms, us) = (elapsed_us / 1000, elapsed_us % 1000);

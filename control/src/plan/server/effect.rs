@@ -32,8 +32,8 @@ impl Step<'_> {
         let booted = |kind: EffectKind| matches!(kind, EffectKind::NetworkBoot | EffectKind::DiskBoot);
         let agent = self.seen.agent.as_ref().map(|a| a.since_ms);
         let script = self.seen.script.as_ref().map(|s| s.at_ms);
-        let shows = agent.max(script).is_some_and(|t| t > at);
-        let reads = self.seen.power.is_some_and(|(on, t)| t > at && on == (effect.kind != EffectKind::PowerOff));
+        let shows = agent.max(script).is_some_and(|t| t >= at);
+        let reads = self.seen.power.is_some_and(|(on, t)| t >= at && on == (effect.kind != EffectKind::PowerOff));
         if booted(effect.kind) && shows || !booted(effect.kind) && reads {
             effect.state = EffectState::Done;
         } else if self.now >= at + ms(limits::EFFECT_REST) {

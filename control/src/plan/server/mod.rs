@@ -152,6 +152,8 @@ pub struct Decision {
     pub heeded: Vec<&'static str>,
     /// The Server is to bear the mark of its first acceptance.
     pub mark_accepted: bool,
+    /// The power state is to be read: what is known of it is too old.
+    pub read_power: bool,
     /// To be looked at again at this time, milliseconds since 1970, if nothing else happens.
     pub recheck_ms: Option<u64>,
 }
@@ -196,6 +198,7 @@ impl<'a> Step<'a> {
             release: false,
             heeded: Vec::new(),
             mark_accepted: false,
+            read_power: false,
             recheck_ms: None,
         };
         Self { view, seen, now, done }
@@ -276,6 +279,10 @@ impl<'a> Step<'a> {
             return;
         }
         self.say("SwitchingOff", "clean; is being switched off", "off");
+        if self.seen.power.is_none_or(|(_, at)| self.now >= at + ms(limits::POWER_POLL)) {
+            self.done.read_power = true;
+        }
+        self.recheck(self.now + ms(limits::POWER_POLL));
         // The agent's own hand first: firmware and disks like that better.
         let since = self.since();
         if self.agent_here() && self.now < since + ms(limits::POWER_OFF_TIME) {
@@ -344,7 +351,8 @@ impl<'a> Step<'a> {
         s.next.clear();
         s.message.clear();
         s.reason = reason.to_owned();
-        if s.effect.as_ref().is_some_and(|e| e.state != crate::resource::EffectState::Intended) {
+        // The machine has gone on: what was meant to bring it here is not repeated, whatever became of it.
+        if s.effect.as_ref().is_some_and(|e| self.seen.running != Some(e.id)) {
             s.effect = None;
         }
     }
@@ -393,11 +401,11 @@ impl<'a> Step<'a> {
         self.agent().is_some()
     }
 
-    /// The power state, where the BMC has told it after the last effect.
+    /// The power state, where the BMC has told it in this phase, and after the last effect.
     fn power(&self) -> Option<bool> {
         let (on, at) = self.seen.power?;
-        let since = self.done.status.effect.as_ref().and_then(|e| parse_rfc3339(&e.at)).unwrap_or(0);
-        (at >= since).then_some(on)
+        let effect = self.done.status.effect.as_ref().and_then(|e| parse_rfc3339(&e.at)).unwrap_or(0);
+        (at >= effect.max(self.since())).then_some(on)
     }
 
     fn next_id(&mut self) -> u64 {

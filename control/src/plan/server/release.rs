@@ -4,7 +4,7 @@
 use super::{Step, ms};
 use crate::limits;
 use crate::objects::parse_rfc3339;
-use crate::resource::{OrderState, Phase, ServerBinding};
+use crate::resource::{Phase, ServerBinding};
 use protocol::report::OrderKind;
 
 impl Step<'_> {
@@ -14,17 +14,9 @@ impl Step<'_> {
         if binding.metadata.deletion_timestamp.is_none() {
             return false;
         }
-        match self.wipe_order("Released") {
-            Some(order) => {
-                self.enter(Phase::Releasing, "Released");
-                self.done.status.order = Some(order);
-                self.releasing();
-            }
-            None => {
-                self.say("NoFacts", "to be released, but its disks are not known: boot it into the agent", "");
-                self.bring_up_agent();
-            }
-        }
+        self.enter(Phase::Releasing, "Released");
+        self.done.status.order = None;
+        self.releasing();
         true
     }
 
@@ -52,14 +44,23 @@ impl Step<'_> {
             self.quarantine("BindingGone", "its ServerBinding is gone before the machine was in our hands");
             return;
         };
-        let wipe =
-            |o: &crate::resource::OrderRecord| matches!(o.order, OrderKind::Wipe(_)) && o.state == OrderState::Pending;
-        if !self.done.status.order.as_ref().is_some_and(wipe) {
-            self.quarantine("OrderLost", "it is to be released, but no wipe order for it is on record");
-            return;
-        }
         if binding.metadata.deletion_timestamp.is_none() {
             self.quarantine("BindingReplaced", "it was to be released, and is bound again");
+            return;
+        }
+        // The order stands before anything is done; where the disks are not known, the agent tells first.
+        let ordered = self.done.status.order.as_ref().is_some_and(|o| matches!(o.order, OrderKind::Wipe(_)));
+        if !ordered {
+            let order = self.wipe_order("Released");
+            self.done.status.order = order;
+        }
+        if self.done.status.order.is_none() {
+            self.say(
+                "NoFacts",
+                "to be released; its disks are not known before its agent has reported",
+                "network boot",
+            );
+            self.bring_up_agent();
             return;
         }
         // Only a boot after the release counts: the one before may be of its owner.

@@ -4,7 +4,7 @@ use super::{Step, ms};
 use crate::limits;
 use crate::objects::{parse_rfc3339, rfc3339};
 use crate::resource::{EffectKind, OrderRecord, OrderState, Phase, WipeRecord};
-use protocol::report::{Disk, DiskState, DiskTarget, Facts, Level, OrderKind, Target, WipeOrder};
+use protocol::report::{Disk, DiskResult, DiskState, DiskTarget, Facts, Level, OrderKind, Target, WipeOrder};
 
 /// The machine that an order is for, by its own last report.
 pub fn target(facts: &Facts) -> Target {
@@ -114,15 +114,22 @@ impl Step<'_> {
         if matches!(order.state, OrderState::Done | OrderState::Failed) {
             return;
         }
-        let counter = agent.progress.as_ref().map_or(0, |p| p.counter);
-        if counter != order.counter || order.heard.is_empty() {
-            order.counter = counter;
-            order.heard = rfc3339(agent.seen_ms);
+        // Every poll has other numbers: they are written down now and then, and when they mean something.
+        let states = |disks: &[DiskResult]| disks.iter().map(|d| d.state).collect::<Vec<_>>();
+        let heard = parse_rfc3339(&order.heard);
+        let due = heard.is_none_or(|at| agent.seen_ms >= at + ms(limits::PROGRESS_WRITE));
+        let final_word = !matches!(agent.level, Level::Running | Level::Holding);
+        if due || final_word || states(&agent.disks) != states(&order.disks) {
+            let counter = agent.progress.as_ref().map_or(0, |p| p.counter);
+            if counter != order.counter || heard.is_none() {
+                order.counter = counter;
+                order.heard = rfc3339(agent.seen_ms);
+            }
+            if !agent.disks.is_empty() {
+                order.disks.clone_from(&agent.disks);
+            }
+            order.message.clone_from(&agent.detail);
         }
-        if !agent.disks.is_empty() {
-            order.disks.clone_from(&agent.disks);
-        }
-        order.message.clone_from(&agent.detail);
         order.state = match agent.level {
             Level::Done if all_clean(&order) => OrderState::Done,
             // "Done" with a disk that is not: the agent's word is not enough (W6).

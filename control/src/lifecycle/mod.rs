@@ -1,0 +1,255 @@
+//! The life of machines, acted out: what [`crate::plan::server`] decides is
+//! written down, then done.
+//!
+//! ```text
+//! agent, scripts, reports, BMCs -> board (what is seen)   \
+//! objects (what is declared and recorded) ----------------> reconcile -> status -> effect
+//! ```
+//!
+//! The only writer of a Server's status. Every write is over the version that
+//! was decided on, so two processes cannot both act on one decision.
+
+mod agent;
+mod board;
+mod hands;
+mod reconcile;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+pub use agent::Goal;
+pub use hands::{BmcHands, Hands};
+pub use record::{Signer, holds};
+
+use crate::environments::Environments;
+use crate::inventory::Inventory;
+use crate::limits;
+use crate::objects::Objects;
+use crate::objects::follow::{News, follow};
+use crate::observe::now_ms;
+use crate::plan::server::Install;
+use crate::resource::{Environment, Kind, Server, ServerBinding, ServerClass, Typed};
+use crate::store::machines::Machines;
+use board::Board;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// The life of all machines. A handle, cheap to copy.
+pub struct Lifecycle<O: Objects> {
+    inner: Arc<Inner<O>>,
+}
+
+impl<O: Objects> Clone for Lifecycle<O> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+struct Inner<O: Objects> {
+    objects: O,
+    machines: Arc<Machines>,
+    inventory: Arc<Inventory<O>>,
+    hands: Arc<dyn Hands>,
+    signer: Signer,
+    /// Says what a binding is to be installed from, where the files are ready.
+    installs: Box<dyn Installs>,
+    board: Mutex<Board>,
+    queue: Mutex<Queue>,
+    bell: Notify,
+    /// Milliseconds since 1970.
+    clock: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// When wipes were confirmed, within the last minute.
+    confirmed: Mutex<VecDeque<u64>>,
+}
+
+/// Whether an Environment can be installed now.
+pub trait Installs: Send + Sync + 'static {
+    /// What a machine is installed from.
+    fn install(&self, wanted: &Wanted<'_>) -> Install;
+}
+
+/// What is known of an installation that is asked for.
+pub struct Wanted<'a> {
+    /// The Environment's name.
+    pub name: &'a str,
+    /// Its object, where there is one (else it is one of the configuration file).
+    pub environment: Option<&'a Environment>,
+    /// The machine.
+    pub server: &'a Server,
+    /// Who has it.
+    pub binding: &'a ServerBinding,
+    /// The class it was allocated out of.
+    pub class: Option<&'a ServerClass>,
+    /// Its last inventory.
+    pub facts: Option<&'a protocol::report::Facts>,
+}
+
+/// The environments of this process.
+pub struct ServedEnvironments(pub Arc<Environments>);
+
+impl Installs for ServedEnvironments {
+    fn install(&self, wanted: &Wanted<'_>) -> Install {
+        use crate::plan::boot::Readiness;
+        let arch = wanted.facts.and_then(|f| f.arch).unwrap_or(protocol::id::Arch::X86_64);
+        let reports =
+            wanted.environment.is_some_and(|e| e.spec.installed_when == Some(crate::resource::InstalledWhen::Reported));
+        match self.0.files(wanted.name, arch) {
+            Readiness::Ready(_) => Install::Kernel { environment: wanted.name.to_owned(), reports },
+            Readiness::NotReady(why) => Install::NotReady(why),
+            Readiness::NoSuch => Install::NotReady(format!("there is no Environment {}", wanted.name)),
+            Readiness::NoArch(_) => Install::NotReady(format!("Environment {} has no files for {arch}", wanted.name)),
+        }
+    }
+}
+
+/// Servers to look at: now, and later.
+#[derive(Default)]
+struct Queue {
+    now: BTreeSet<String>,
+    later: BTreeMap<String, u64>,
+}
+
+impl<O: Objects> Lifecycle<O> {
+    /// Puts the parts together; nothing happens before [`Lifecycle::run`].
+    pub fn new(
+        objects: O,
+        machines: Arc<Machines>,
+        inventory: Arc<Inventory<O>>,
+        hands: Arc<dyn Hands>,
+        installs: Box<dyn Installs>,
+        signer: Signer,
+    ) -> Self {
+        let inner = Inner {
+            objects,
+            machines,
+            inventory,
+            hands,
+            signer,
+            installs,
+            board: Mutex::default(),
+            queue: Mutex::default(),
+            bell: Notify::new(),
+            clock: Box::new(now_ms),
+            confirmed: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The same with another clock, which tests turn by hand.
+    #[cfg(test)]
+    fn with_clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.clock = Box::new(clock);
+        }
+        self
+    }
+
+    fn now(&self) -> u64 {
+        (self.inner.clock)()
+    }
+
+    /// Lives until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let (tell, mut news) = mpsc::channel(limits::FOLLOW_QUEUE);
+        for kind in [Kind::Server, Kind::ServerBinding, Kind::Environment] {
+            tokio::spawn(follow(self.inner.objects.clone(), kind, tell.clone(), stop.clone()));
+        }
+        drop(tell);
+        loop {
+            let (next, due) = self.next();
+            if let Some(name) = next {
+                self.look(&name).await;
+                // Others get their turn between two machines.
+                tokio::task::yield_now().await;
+                while let Ok(heard) = news.try_recv() {
+                    self.hear(heard);
+                }
+                if stop.is_cancelled() {
+                    return;
+                }
+                continue;
+            }
+            let wait = due.map_or(limits::SNAPSHOT_EVERY, |at| {
+                std::time::Duration::from_millis(at.saturating_sub(self.now()).max(1)).min(limits::SNAPSHOT_EVERY)
+            });
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.inner.bell.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                heard = news.recv() => match heard {
+                    Some(heard) => self.hear(heard),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// One machine; what fails is tried again.
+    async fn look(&self, name: &str) {
+        if let Err(e) = self.reconcile(name).await {
+            tracing::warn!(server = name, error = %e, "a Server could not be looked after; trying again");
+            self.wake_at(name, self.now() + u64::try_from(limits::RECONCILE_PAUSE.as_millis()).unwrap_or(2000));
+        }
+    }
+
+    /// The next machine to look at, and when the one after it is due.
+    fn next(&self) -> (Option<String>, Option<u64>) {
+        let mut queue = self.queue();
+        if let Some(name) = queue.now.pop_first() {
+            queue.later.remove(&name);
+            return (Some(name), None);
+        }
+        let now = self.now();
+        let first = queue.later.iter().min_by_key(|(_, at)| **at).map(|(name, at)| (name.clone(), *at));
+        match first {
+            Some((name, at)) if at <= now => {
+                queue.later.remove(&name);
+                (Some(name), None)
+            }
+            Some((_, at)) => (None, Some(at)),
+            None => (None, None),
+        }
+    }
+
+    fn hear(&self, news: News) {
+        let wake = |object: &crate::resource::Object, gone: bool| match object.kind {
+            Kind::Server => {
+                let identity = Server::from_object(object).ok().and_then(|s| s.spec.identity);
+                self.inner.inventory.declared(&object.metadata.name, identity.filter(|_| !gone));
+                self.wake(&object.metadata.name);
+            }
+            Kind::ServerBinding => self.wake(&object.metadata.name),
+            // Whoever waits for it looks again in its own time, which is short.
+            _ => {}
+        };
+        match news {
+            News::Applied(object) => wake(&object, false),
+            News::Deleted(object) => wake(&object, true),
+            News::All(_, objects) => objects.iter().for_each(|o| wake(o, false)),
+        }
+    }
+
+    /// Has a machine looked at soon.
+    pub fn wake(&self, name: &str) {
+        self.queue().now.insert(name.to_owned());
+        self.inner.bell.notify_one();
+    }
+
+    fn wake_at(&self, name: &str, at_ms: u64) {
+        let mut queue = self.queue();
+        let at = queue.later.get(name).map_or(at_ms, |old| at_ms.min(*old));
+        queue.later.insert(name.to_owned(), at);
+        self.inner.bell.notify_one();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.inner.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
