@@ -35,7 +35,9 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of descriptors), so that it does not spin.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Bodies of operators' requests, bytes.
-pub const API_BODY_BYTES: usize = 64 << 10;
+pub const API_BODY_BYTES: usize = 2 << 20;
+/// An import of objects, bytes: 20 000 Servers with their hardware.
+pub const IMPORT_BYTES: usize = 512 << 20;
 /// A text from the network as it is kept or logged, bytes.
 pub const NETWORK_TEXT: usize = 200;
 /// Steps that a script template may take (minijinja's fuel).

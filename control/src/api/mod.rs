@@ -1,6 +1,7 @@
 //! The operator's API. What it says is in [`types`]; this serves it.
 
 mod allocations;
+pub mod objects;
 pub mod types;
 
 use crate::allocation::Allocation;
@@ -76,6 +77,12 @@ pub fn router(operator: Arc<Operator>) -> Router {
             // A configuration may be larger than other requests; JSON may double it.
             post(allocations::allocate).layer(DefaultBodyLimit::max(2 * crate::machineconfig::MAX_BYTES)),
         )
+        .route("/api/v1/objects", post(objects::apply).put(objects::replace))
+        .route("/api/v1/objects/{kind}", get(objects::list))
+        .route("/api/v1/objects/{kind}/{name}", get(objects::one).delete(objects::remove))
+        .route("/api/v1/servers/{name}/{verb}", post(objects::act))
+        .route("/api/v1/export", get(objects::export))
+        .route("/api/v1/import", post(objects::import).layer(DefaultBodyLimit::max(limits::IMPORT_BYTES)))
         .route("/api/v1/allocations/{which}", delete(allocations::release))
         .fallback(|| async {
             no(StatusCode::NOT_FOUND, "there is no such path in this API", "use the `stoker` of the same version")

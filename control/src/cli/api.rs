@@ -62,6 +62,14 @@ impl Api {
         read(path, self.send(method, path, body.into()).await?).await
     }
 
+    /// Sends a text and gets an object back.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn send_text<T: DeserializeOwned>(&self, path: &str, text: Vec<u8>) -> Result<T, Failure> {
+        read(path, self.send(Method::POST, path, text.into()).await?).await
+    }
+
     /// Opens a stream of JSON lines.
     ///
     /// # Errors

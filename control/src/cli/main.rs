@@ -6,7 +6,9 @@ mod api;
 mod boots;
 mod doctor;
 mod inventory;
+mod objects;
 mod power;
+mod servers;
 mod state;
 mod table;
 mod tftp;
@@ -49,10 +51,37 @@ enum Command {
     Machines(inventory::Machines),
     /// List what machines can be booted into, and whether it is ready
     Environments(inventory::Environments),
+    /// List machines and where they are in their lives
+    Servers(servers::Servers),
+    /// Take discovered machines in: each is wiped, switched off, and free
+    Accept(servers::Accept),
+    /// Keep machines out of allocation
+    Cordon(servers::Which),
+    /// Let machines into allocation again
+    Uncordon(servers::Which),
+    /// Try again what was given up
+    Retry(servers::Which),
+    /// Machines about which facts disagree
+    #[command(subcommand)]
+    Quarantine(servers::Quarantine),
     /// Give a machine to a cluster or a purpose: it is installed and boots from its disk
     Allocate(allocate::Allocate),
     /// Take machines back: each is wiped, then free again
     Release(allocate::Release),
+    /// Create or change declared objects from YAML
+    Apply(objects::Apply),
+    /// Show declared objects
+    Get(objects::Get),
+    /// Tell everything about one object
+    Describe(objects::Describe),
+    /// Delete declared objects
+    Delete(objects::Delete),
+    /// Change an object in an editor
+    Edit(objects::Edit),
+    /// Write all objects as JSON lines, Secrets included
+    Export(objects::Export),
+    /// Read the lines of an export into an empty store
+    Import(objects::Import),
     /// Show how edge and control are
     Status(inventory::StatusArgs),
     /// TFTP by hand: what a troubleshooter does first
@@ -121,6 +150,19 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Boot(boot) => boot.run().await,
         Command::Machines(machines) => machines.run().await,
         Command::Environments(environments) => environments.run().await,
+        Command::Servers(servers) => servers.run().await,
+        Command::Accept(accept) => accept.run().await,
+        Command::Cordon(which) => which.run("cordon", "cordoned").await,
+        Command::Uncordon(which) => which.run("uncordon", "uncordoned").await,
+        Command::Retry(which) => which.run("retry", "is tried again").await,
+        Command::Quarantine(quarantine) => quarantine.run().await,
+        Command::Apply(apply) => apply.run().await,
+        Command::Get(get) => get.run().await,
+        Command::Describe(describe) => describe.run().await,
+        Command::Delete(delete) => delete.run().await,
+        Command::Edit(edit) => edit.run().await,
+        Command::Export(export) => export.run().await,
+        Command::Import(import) => import.run().await,
         Command::Allocate(allocate) => allocate.run().await,
         Command::Release(release) => release.run().await,
         Command::Status(status) => status.run().await,
