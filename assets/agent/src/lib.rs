@@ -5,7 +5,7 @@
 //! nothing, unless ordered. It never restarts the machine by itself.
 //!
 //! `main.rs` reads downward as the story of one boot; each step is a module here.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cmdline;
 pub mod console;
@@ -17,3 +17,5 @@ pub mod net;
 pub mod orders;
 pub mod sys;
 pub mod talk;
+pub mod wipe;
+pub mod work;

@@ -10,6 +10,7 @@ use agent::net::{self, Network};
 use agent::orders::{Action, Progress};
 use agent::sys::netlink::{InterfaceAddress, Netlink};
 use agent::talk::{self, Failure, Talk};
+use agent::work::Work;
 use agent::{console, facts, link, say, sys};
 use protocol::id::Mac;
 use protocol::report::{Answer, CURRENT, Facts, Hello, Level, Status};
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     let talk = Talk::new(control);
     let answer = introduce(&talk, &hello, || network.try_otherwise());
     std::thread::spawn(move || network.keep());
-    obey(&talk, &hello, answer)
+    obey(&talk, control, &hello, answer)
 }
 
 /// Loads drivers until no further device appears.
@@ -172,20 +173,30 @@ fn introduce(talk: &Talk, hello: &Hello, mut try_otherwise: impl FnMut()) -> Ans
 }
 
 /// Reports and does what is ordered, for ever.
-fn obey(talk: &Talk, hello: &Hello, mut answer: Answer) -> ! {
+fn obey(talk: &Talk, control: &str, hello: &Hello, mut answer: Answer) -> ! {
     let mut progress = Progress::default();
+    let mut work: Option<Work> = None;
     let mut failures = 0;
     loop {
         let before = progress.order;
+        if work.as_ref().is_some_and(|w| w.order != answer.order.id) {
+            // Not before the old work has stopped does anything else begin.
+            work = None;
+        }
         if let Some(action) = progress.take(&answer.order, true) {
             say!("order {}: {}", progress.order, progress.detail);
-            act(talk, hello, &mut progress, action);
+            match action {
+                Action::Work => {
+                    work = Work::begin(answer.order.id, &answer.order.kind, control, status(hello, &progress, None));
+                }
+                action => act(talk, hello, &mut progress, action),
+            }
         } else if progress.order != before {
             say!("order {}: {:?} {}", progress.order, progress.level, progress.detail);
         }
         let wait = if failures == 0 { talk::poll_after(answer.poll_seconds) } else { talk::back_off(failures) };
         std::thread::sleep(wait);
-        match talk.status(&status(hello, &progress)) {
+        match talk.status(&status(hello, &progress, work.as_ref())) {
             Ok(next) => (answer, failures) = (next, 0),
             Err(Failure::Unknown(_)) => {
                 say!("control has forgotten this machine; saying hello again");
@@ -205,7 +216,7 @@ fn obey(talk: &Talk, hello: &Hello, mut answer: Answer) -> ! {
 /// Tells control what is about to happen, so that it does not wait for more, then does it.
 fn act(talk: &Talk, hello: &Hello, progress: &mut Progress, action: Action) {
     for _ in 0..FAREWELLS {
-        match talk.status(&status(hello, progress)) {
+        match talk.status(&status(hello, progress, None)) {
             // Control may have thought better of it in the meantime.
             Ok(answer) if answer.order.id != progress.order => {
                 return progress.failed("order withdrawn before it was begun");
@@ -217,12 +228,14 @@ fn act(talk: &Talk, hello: &Hello, progress: &mut Progress, action: Action) {
     let error = match action {
         Action::Restart => sys::restart(),
         Action::PowerOff => sys::power_off(),
+        Action::Work => return,
     };
     say!("order {} failed: {error}", progress.order);
     progress.failed(&error.to_string());
 }
 
-fn status(hello: &Hello, progress: &Progress) -> Status {
+fn status(hello: &Hello, progress: &Progress, work: Option<&Work>) -> Status {
+    let live = work.map(Work::live);
     Status {
         version: CURRENT,
         boot_id: hello.boot_id.clone(),
@@ -230,10 +243,10 @@ fn status(hello: &Hello, progress: &Progress) -> Status {
         uuid: hello.facts.system.uuid,
         boot_mac: hello.boot_mac,
         order: progress.order,
-        level: progress.level,
-        detail: progress.detail.clone(),
-        progress: None,
-        disks: Vec::new(),
+        level: live.as_ref().map_or(progress.level, |l| l.level),
+        detail: live.as_ref().map_or_else(|| progress.detail.clone(), |l| l.detail.clone()),
+        progress: live.as_ref().map(|l| l.progress.clone()),
+        disks: live.map(|l| l.disks).unwrap_or_default(),
         bmc: None,
     }
 }

@@ -2,7 +2,8 @@
 //! time limits on every step and waits that grow and differ between machines.
 
 use crate::sys;
-use protocol::report::{Answer, Hello, MIN, Status};
+use protocol::report::{Answer, Confirmed, Hello, MIN, Status};
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 
 /// The longest that connecting may take.
@@ -60,7 +61,7 @@ impl Talk {
     /// # Errors
     /// When there is no usable answer.
     pub fn hello(&self, hello: &Hello) -> Result<Answer, Failure> {
-        self.post("/agent/v1/hello", serde_json::to_vec(hello))
+        self.post("/agent/v1/hello", serde_json::to_vec(hello)).and_then(Self::of_our_version)
     }
 
     /// How things stand.
@@ -68,10 +69,25 @@ impl Talk {
     /// # Errors
     /// When there is no usable answer.
     pub fn status(&self, status: &Status) -> Result<Answer, Failure> {
-        self.post("/agent/v1/status", serde_json::to_vec(status))
+        self.post("/agent/v1/status", serde_json::to_vec(status)).and_then(Self::of_our_version)
     }
 
-    fn post(&self, path: &str, body: serde_json::Result<Vec<u8>>) -> Result<Answer, Failure> {
+    /// Whether disks may be written to, for the last time before that is done (W5).
+    ///
+    /// # Errors
+    /// When there is no usable answer: then the answer is no.
+    pub fn confirm(&self, status: &Status) -> Result<Confirmed, Failure> {
+        self.post("/agent/v1/confirm", serde_json::to_vec(status))
+    }
+
+    fn of_our_version(answer: Answer) -> Result<Answer, Failure> {
+        match answer.version {
+            MIN.. => Ok(answer),
+            old => Err(Failure::Other(format!("control speaks version {old}, this agent {MIN} and later"))),
+        }
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: serde_json::Result<Vec<u8>>) -> Result<T, Failure> {
         let other = |e: &dyn std::fmt::Display| Failure::Other(format!("{}{path}: {e}", self.base));
         let body = body.map_err(|e| other(&e))?;
         let url = format!("{}{path}", self.base);
@@ -86,13 +102,8 @@ impl Talk {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Answer, String> {
-    let answer: Answer = serde_json::from_slice(text).map_err(|e| format!("an answer that is none: {e}"))?;
-    if answer.version < MIN {
-        Err(format!("control speaks version {}, this agent {MIN} and later", answer.version))
-    } else {
-        Ok(answer)
-    }
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(text).map_err(|e| format!("an answer that is none: {e}"))
 }
 
 /// How long to wait before the next poll: what control said, within bounds, and a tenth of jitter.
@@ -130,9 +141,10 @@ mod tests {
 
     #[test]
     fn answers_are_read_and_nonsense_is_refused() {
-        let answer = parse(br#"{"version":1,"order":{"id":3,"kind":"reboot"},"poll_seconds":5}"#).unwrap();
+        let answer: Answer = parse(br#"{"version":1,"order":{"id":3,"kind":"reboot"},"poll_seconds":5}"#).unwrap();
         assert_eq!((answer.order.id, answer.order.kind), (3, OrderKind::Reboot));
-        assert!(parse(b"<html>").is_err());
-        assert!(parse(br#"{"version":0,"order":{"id":3,"kind":"reboot"},"poll_seconds":5}"#).is_err());
+        assert!(parse::<Answer>(b"<html>").is_err());
+        let old = parse(br#"{"version":0,"order":{"id":3,"kind":"reboot"},"poll_seconds":5}"#).unwrap();
+        assert!(Talk::of_our_version(old).is_err());
     }
 }

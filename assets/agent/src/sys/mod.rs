@@ -1,5 +1,7 @@
 //! The kernel's side doors: mounts, restart, module loading, netlink.
 
+#[expect(unsafe_code, reason = "requests to block devices have no safe interface")]
+pub mod block;
 pub mod netlink;
 
 use rustix::mount::{MountFlags, mount};

@@ -1,0 +1,141 @@
+//! Work that takes long, done in a thread of its own while the agent goes on
+//! reporting: how far it is, and whether the order still stands.
+
+use crate::sys::netlink::Netlink;
+use crate::talk::Talk;
+use crate::wipe::{self, Host, Stopped};
+use crate::{facts, say, talk};
+use protocol::report::{Disk, DiskResult, Facts, Level, OrderKind, Progress, Status, WipeOrder};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How far the work is, for the next report.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// How far.
+    pub level: Level,
+    /// Words.
+    pub detail: String,
+    /// Numbers.
+    pub progress: Progress,
+    /// Of a wipe.
+    pub disks: Vec<DiskResult>,
+}
+
+/// An order being carried out.
+pub struct Work {
+    /// Its id.
+    pub order: u64,
+    live: Arc<Mutex<Live>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Work {
+    /// Begins an order, if it is one that takes long. `status` is what the agent reports of itself.
+    pub fn begin(order: u64, kind: &OrderKind, control: &str, status: Status) -> Option<Self> {
+        let OrderKind::Wipe(wipe) = kind else { return None };
+        let live = Arc::new(Mutex::new(Live {
+            level: Level::Running,
+            detail: "looking at the disks".into(),
+            progress: Progress::default(),
+            disks: Vec::new(),
+        }));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut host = Machine { talk: Talk::new(control), status, live: live.clone(), stop: stop.clone() };
+        let wipe = wipe.clone();
+        let thread = std::thread::spawn(move || host.run(&wipe));
+        Some(Self { order, live, stop, thread: Some(thread) })
+    }
+
+    /// How far it is.
+    pub fn live(&self) -> Live {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Work {
+    /// The order does not stand any more: the work stops at its next step, and only then another begins.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// This machine, as a wipe sees it.
+struct Machine {
+    talk: Talk,
+    status: Status,
+    live: Arc<Mutex<Live>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Machine {
+    fn run(&mut self, order: &WipeOrder) {
+        let (disks, ended) = wipe::wipe(order, self);
+        let (level, detail) = match ended {
+            Ok(()) => (Level::Done, format!("{} disks are clean", disks.len())),
+            Err(Stopped::Withdrawn) => (Level::Failed, "the order was withdrawn".to_owned()),
+            Err(Stopped::Failed(why)) => (Level::Failed, why),
+        };
+        say!("order {}: {level:?}: {detail}", self.status.order);
+        for d in &disks {
+            say!("  {} {:?} {} {}", d.disk.name, d.state, d.method, d.why);
+        }
+        self.change(|live| {
+            live.level = level;
+            live.detail = detail;
+            live.disks = disks;
+            live.progress.counter += 1;
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Live)) {
+        change(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+impl Host for Machine {
+    fn facts(&mut self) -> Facts {
+        let addresses = Netlink::open().and_then(|mut n| n.addresses()).unwrap_or_default();
+        facts::collect(Path::new("/"), &addresses, Vec::new())
+    }
+
+    fn open(&mut self, disk: &Disk) -> io::Result<Box<dyn wipe::erase::Media>> {
+        wipe::open(disk)
+    }
+
+    fn confirm(&mut self) -> bool {
+        let mut failures = 0;
+        while !self.stopped() {
+            let why = match self.talk.confirm(&self.status) {
+                Ok(answer) if answer.go && answer.order == self.status.order => return true,
+                Ok(answer) => answer.why,
+                Err(e) => e.to_string(),
+            };
+            failures += 1;
+            self.change(|live| live.detail = format!("control does not say go: {why}"));
+            say!("order {}: control does not say go: {why}", self.status.order);
+            std::thread::sleep(talk::back_off(failures));
+        }
+        false
+    }
+
+    fn tell(&mut self, disks: &[DiskResult], step: &str, done: u64, total: u64) -> bool {
+        self.change(|live| {
+            live.disks = disks.to_vec();
+            live.detail = format!("{step}, {} %", done.saturating_mul(100).checked_div(total).unwrap_or(100));
+            let counter = live.progress.counter + 1;
+            live.progress = Progress { counter, done, total, step: step.to_owned() };
+        });
+        !self.stopped()
+    }
+}
