@@ -2,10 +2,10 @@
 //! our own that speaks suites 3 and 17, with the faults of real ones.
 
 use control::power::{BootDevice, Client, Error, Power};
+use control::rack::bmc::{Bmc, Faults, PASSWORD, Switch, USER};
 use protocol::ipmi::{Config, Error as SessionError, Privilege, Suite};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use stoker_tests::bmc::{Bmc, Faults, PASSWORD, Switch, USER};
 
 const BOTH: [Suite; 2] = [Suite::S3, Suite::S17];
 
@@ -36,7 +36,7 @@ async fn suite_17_is_chosen_and_flags_keep_efi_and_persistence() {
     assert!(flags.valid && !flags.efi && flags.persistent);
     client.power(Power::Reset).await.unwrap();
     client.close().await;
-    assert_eq!(machine.done(), ["on", "boot 1 once", "boot 2 always", "reset"]);
+    assert_eq!(machine.done(), ["on", "boot Network once", "boot Disk always", "reset"]);
     assert_eq!(bmc.state().open, 0, "the session is given back");
 }
 
@@ -72,7 +72,7 @@ fn ipmitool_agrees_with_the_simulator_in_both_suites() {
         ipmitool(&["chassis", "bootdev", "pxe", "options=efiboot"]);
         assert!(ipmitool(&["power", "status"]).contains("is on"));
         assert!(ipmitool(&["chassis", "bootparam", "get", "5"]).contains("Force PXE"));
-        assert_eq!(machine.done(), ["on", "boot 1 once"]);
+        assert_eq!(machine.done(), ["on", "boot Network once"]);
     }
 }
 

@@ -1,3 +1,1 @@
-//! What several proofs share: simulators of the other end.
-
-pub mod bmc;
+//! What several proofs share.

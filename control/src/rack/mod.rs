@@ -9,6 +9,7 @@
 //! ```text
 //! firmware (which images) + accel (KVM or TCG) -> machine (QEMU's command line)
 //! network (namespace, bridge, taps, a foreign DHCP server)   qmp (power)   process (ending what was started)
+//! bmc (switches machines from outside, as real ones are)
 //! ```
 //!
 //! All of it is blocking std code: the machines are few and the waits are
@@ -16,6 +17,7 @@
 //! and QEMU.
 
 pub mod accel;
+pub mod bmc;
 pub mod firmware;
 pub mod machine;
 pub mod network;

@@ -1,156 +1,22 @@
-//! A BMC that speaks IPMI 2.0 (suites 3 and 17) and has the faults of real ones.
-//!
-//! One thread and one UDP socket on loopback. What it switches is a
-//! [`Machine`]: a pair of flags for tests of the client, a virtual machine for
-//! tests of the whole.
+//! The BMC's IPMI 2.0 side: RMCP+ over UDP, suites 3 and 17 (IPMI 2.0 section 13), and the
+//! commands that power needs.
 
+use super::{Action, Boot, Device, Faults, State, lock};
 use protocol::ipmi::Suite;
 use protocol::ipmi::crypto::Keys;
 use protocol::ipmi::wire::{self, Message, payload};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What the BMC switches.
-pub trait Machine: Send {
-    /// Whether it is on.
-    fn is_on(&mut self) -> bool;
-    /// Switches it. Must return at once: clients repeat a command after a second.
-    fn switch(&mut self, on: bool);
-    /// Hard reset.
-    fn reset(&mut self);
-    /// The boot flags have changed: from where, and whether for the next boot alone.
-    fn boot_from(&mut self, device: u8, once: bool);
-}
+/// How often the server looks whether it is to end, and for answers that are due.
+const TICK: Duration = Duration::from_millis(20);
 
-/// What is wrong with it. All off by default.
-#[derive(Clone, Default, Debug)]
-pub struct Faults {
-    /// Takes packets and never answers.
-    pub silent: bool,
-    /// Drops the first so many packets.
-    pub drop_first: u32,
-    /// Answers so much later.
-    pub delay: Duration,
-    /// Says that power commands went well, and does nothing.
-    pub ignores_power: bool,
-    /// Says that the boot flags were taken, and keeps the old ones.
-    pub ignores_boot: bool,
-    /// Says that the machine is off, whatever it is.
-    pub says_off: bool,
-    /// Does not know Get Channel Cipher Suites.
-    pub hides_suites: bool,
-}
-
-/// What it was asked, and what it has.
-#[derive(Default)]
-pub struct State {
-    /// What is wrong with it; may be changed while it runs.
-    pub faults: Faults,
-    /// Every command of an open session: network function, command, data.
-    pub commands: Vec<(u8, u8, Vec<u8>)>,
-    /// Sessions open now.
-    pub open: usize,
-    /// The boot flags, as parameter 5 has them.
-    pub boot: [u8; 5],
-}
-
-/// The BMC; ends when dropped.
-pub struct Bmc {
-    /// Where it listens.
-    pub address: SocketAddr,
-    state: Arc<Mutex<State>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// The one user.
-pub const USER: &str = "admin";
-/// Its password.
-pub const PASSWORD: &str = "s3cret";
-
-impl Bmc {
-    /// Starts one on a free loopback port with these suites and so many sessions.
-    ///
-    /// # Panics
-    /// Where loopback has no free port.
-    pub fn start(suites: &[Suite], sessions: usize, machine: impl Machine + 'static) -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
-        let address = socket.local_addr().expect("a bound socket has an address");
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a read timeout");
-        let state = Arc::new(Mutex::new(State::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut server = Server {
-            socket,
-            state: state.clone(),
-            suites: suites.to_vec(),
-            limit: sessions,
-            sessions: HashMap::new(),
-            next_id: 0x100,
-            late: Vec::new(),
-            machine: Box::new(machine),
-        };
-        let ended = stop.clone();
-        let thread = std::thread::spawn(move || server.run(&ended));
-        Self { address, state, stop, thread: Some(thread) }
-    }
-
-    /// Its state, to look at or to change.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes what is wrong with it.
-    pub fn faults(&self, faults: Faults) {
-        self.state().faults = faults;
-    }
-}
-
-impl Drop for Bmc {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// A machine that is only a flag, with a record of what was done to it.
-#[derive(Clone, Default)]
-pub struct Switch {
-    /// On, and what was done, in order.
-    pub log: Arc<Mutex<(bool, Vec<String>)>>,
-}
-
-impl Switch {
-    /// What was done.
-    pub fn done(&self) -> Vec<String> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
-    }
-}
-
-impl Machine for Switch {
-    fn is_on(&mut self) -> bool {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).0
-    }
-    fn switch(&mut self, on: bool) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.0 = on;
-        log.1.push(if on { "on".into() } else { "off".into() });
-    }
-    fn reset(&mut self) {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).1.push("reset".into());
-    }
-    fn boot_from(&mut self, device: u8, once: bool) {
-        let lasting = if once { "once" } else { "always" };
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).1.push(format!("boot {device} {lasting}"));
-    }
-}
-
-struct Server {
+/// The server behind one socket.
+pub(super) struct Server {
     socket: UdpSocket,
     state: Arc<Mutex<State>>,
     suites: Vec<Suite>,
@@ -159,7 +25,6 @@ struct Server {
     sessions: HashMap<u32, Session>,
     next_id: u32,
     late: Vec<(Instant, SocketAddr, Vec<u8>)>,
-    machine: Box<dyn Machine>,
 }
 
 struct Session {
@@ -178,7 +43,14 @@ struct Session {
 const GUID: [u8; 16] = *b"stoker-bmc-guid!";
 
 impl Server {
-    fn run(&mut self, stop: &AtomicBool) {
+    pub(super) fn new(socket: UdpSocket, state: Arc<Mutex<State>>, suites: &[Suite], limit: usize) -> io::Result<Self> {
+        socket.set_read_timeout(Some(TICK))?;
+        let suites = suites.to_vec();
+        Ok(Self { socket, state, suites, limit, sessions: HashMap::new(), next_id: 0x100, late: Vec::new() })
+    }
+
+    /// Answers until told to stop.
+    pub(super) fn run(&mut self, stop: &AtomicBool) {
         let mut buffer = [0; 2048];
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
@@ -188,7 +60,7 @@ impl Server {
             }
             let Ok((n, peer)) = self.socket.recv_from(&mut buffer) else { continue };
             let faults = {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = lock(&self.state);
                 if state.faults.drop_first > 0 {
                     state.faults.drop_first -= 1;
                     continue;
@@ -229,7 +101,7 @@ impl Server {
         let repeated = session.last.clone().filter(|(seq, command, _)| (*seq, *command) == (m.rq_seq, m.command));
         let data = match repeated {
             Some((_, _, data)) => data,
-            None => self.command(&m, faults),
+            None => self.command(&m),
         };
         let session = self.sessions.get_mut(&id)?;
         session.last = Some((m.rq_seq, m.command, data.clone()));
@@ -308,12 +180,16 @@ impl Server {
         session.console_random = *body.get(8..)?.first_chunk()?;
         let user = body.get(28..)?.get(..usize::from(*body.get(27)?))?;
         session.role = [&[*body.get(24)?, *body.get(27)?], user].concat();
-        if user != USER.as_bytes() {
+        let (known, password) = {
+            let state = lock(&self.state);
+            (user == state.user.as_bytes(), state.password.clone())
+        };
+        if !known {
             return Some(vec![tag, 0x0d, 0, 0, 0, 0, 0, 0]);
         }
         let (console, id) = (session.console.to_le_bytes(), id.to_le_bytes());
         let parts: [&[u8]; 6] = [&console, &id, &session.console_random, &session.random, &GUID, &session.role];
-        let proof = session.suite.hmac(PASSWORD.as_bytes(), &parts);
+        let proof = session.suite.hmac(password.as_bytes(), &parts);
         Some([&[tag, 0, 0, 0], &console[..], &session.random, &GUID, &proof].concat())
     }
 
@@ -322,13 +198,14 @@ impl Server {
         let id = u32::from_le_bytes(*body.get(4..)?.first_chunk()?);
         let session = self.sessions.get_mut(&id)?;
         let console = session.console.to_le_bytes();
-        let expected = session.suite.hmac(PASSWORD.as_bytes(), &[&session.random, &console, &session.role]);
+        let password = lock(&self.state).password.clone();
+        let expected = session.suite.hmac(password.as_bytes(), &[&session.random, &console, &session.role]);
         if status != 0 || body.get(8..)? != expected {
             self.sessions.remove(&id);
             return Some([&[tag, 0x0f, 0, 0], &console[..]].concat());
         }
         let keys =
-            Keys::derive(session.suite, PASSWORD.as_bytes(), &session.console_random, &session.random, &session.role);
+            Keys::derive(session.suite, password.as_bytes(), &session.console_random, &session.random, &session.role);
         let mut icv = session.suite.hmac(&keys.sik, &[&session.console_random, &id.to_le_bytes(), &GUID]);
         icv.truncate(session.suite.icv_len());
         session.keys = Some(keys);
@@ -338,48 +215,72 @@ impl Server {
     }
 
     /// The commands of an open session: completion code first.
-    fn command(&mut self, m: &Message<'_>, faults: &Faults) -> Vec<u8> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.commands.push((m.netfn, m.command, m.data.to_vec()));
+    fn command(&mut self, m: &Message<'_>) -> Vec<u8> {
+        let mut state = lock(&self.state);
+        state.note(m.netfn, m.command, m.data);
         match (m.netfn, m.command, m.data) {
             (6, 0x01, _) => vec![0, 0x20, 1, 2, 0x10, 2, 0x8d, 0x57, 0x01, 0, 0x42, 0],
             (6, 0x3b, [level, ..]) => vec![0, *level],
             (6, 0x3c, _) => vec![0],
-            (0, 0x01, _) => vec![0, u8::from(self.machine.is_on() && !faults.says_off), 0, 0],
+            (0, 0x01, _) => vec![0, u8::from(state.is_on()), 0, 0],
             (0, 0x02, [action, ..]) => {
-                if !faults.ignores_power {
-                    match action {
-                        0 | 5 => self.machine.switch(false),
-                        1 => self.machine.switch(true),
-                        2 if !self.machine.is_on() => return vec![0xd5],
-                        2 => {
-                            self.machine.switch(false);
-                            self.machine.switch(true);
-                        }
-                        3 => self.machine.reset(),
-                        _ => return vec![0xcc],
-                    }
-                }
+                let action = match action {
+                    0 => Action::Off,
+                    1 => Action::On,
+                    // Not possible in the present state (table 28-4: power cycle needs power).
+                    2 | 3 if !state.is_on() => return vec![0xd5],
+                    2 => Action::Cycle,
+                    3 => Action::Reset,
+                    5 => Action::Soft,
+                    _ => return vec![0xcc],
+                };
+                state.power(action);
                 vec![0]
             }
-            (0, 0x08, [5, flags @ ..]) if flags.len() == 5 => {
-                if !faults.ignores_boot {
-                    state.boot.copy_from_slice(flags);
-                    drop(state);
-                    self.machine.boot_from(flags[1] >> 2 & 0x0f, flags[0] & 0x40 == 0);
+            (0, 0x08, [5, flags @ ..]) => match flags.first_chunk().and_then(read_flags) {
+                Some(boot) => {
+                    state.boot_from(boot);
+                    vec![0]
                 }
-                vec![0]
-            }
+                None => vec![0xcc],
+            },
             (0, 0x08, _) => vec![0],
-            (0, 0x09, [5, ..]) => [&[0, 1, 5], &state.boot[..]].concat(),
+            (0, 0x09, [5, ..]) => [&[0, 1, 5], &flags(state.boot())[..]].concat(),
             _ => vec![0xc1],
         }
     }
 
     fn count(&self) {
         let open = self.sessions.values().filter(|s| s.open).count();
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).open = open;
+        lock(&self.state).open = open;
     }
+}
+
+/// The boot override in parameter 5 of Set System Boot Options (table 28-14).
+fn read_flags(data: &[u8; 5]) -> Option<Boot> {
+    let device = match data[1] >> 2 & 0x0f {
+        0 => Device::Default,
+        1 => Device::Network,
+        2 | 3 => Device::Disk,
+        5 => Device::Cd,
+        6 => Device::Setup,
+        _ => return None,
+    };
+    // Without the valid bit the override is taken away.
+    let device = if data[0] & 0x80 == 0 { Device::Default } else { device };
+    Some(Boot { device, efi: data[0] & 0x20 != 0, persistent: data[0] & 0x40 != 0 })
+}
+
+/// The same the other way.
+fn flags(boot: Boot) -> [u8; 5] {
+    let device = match boot.device {
+        Device::Default => return [0; 5],
+        Device::Network => 1,
+        Device::Disk => 2,
+        Device::Cd => 5,
+        Device::Setup => 6,
+    };
+    [0x80 | u8::from(boot.persistent) << 6 | u8::from(boot.efi) << 5, device << 2, 0, 0, 0]
 }
 
 /// Bytes that differ from one another; a simulator needs no better.
