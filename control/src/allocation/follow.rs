@@ -82,7 +82,7 @@ fn apply(index: &mut Index, object: &Object) {
             index.bound(name, true);
             Ok(())
         }
-        Kind::Environment | Kind::Secret => Ok(()),
+        _ => Ok(()),
     };
     if let Err(e) = bad {
         // Written by another version of stoker: it is not given to anybody.
@@ -96,7 +96,7 @@ fn remove(index: &mut Index, kind: Kind, name: &str) {
         Kind::Server => index.server_gone(name),
         Kind::ServerClass => index.class_gone(name),
         Kind::ServerBinding => index.bound(name, false),
-        Kind::Environment | Kind::Secret => {}
+        _ => {}
     }
 }
 

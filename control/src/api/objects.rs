@@ -202,7 +202,7 @@ fn stamped(mut object: Object) -> Object {
 
 fn word(kind: &str) -> Result<Kind, Refusal> {
     Kind::from_word(kind).ok_or_else(|| {
-        let remedy = "server, serverclass, environment, serverbinding, secret";
+        let remedy = "server, serverclass, environment, serverbinding, secret, metalcluster, metalmachine";
         no(StatusCode::NOT_FOUND, format!("{} is no kind of object", clean(kind)), remedy)
     })
 }

@@ -281,7 +281,7 @@ impl Import {
 fn kind(word: &str) -> Result<Kind, Failure> {
     Kind::from_word(word).ok_or_else(|| {
         Failure::Usage(format!(
-            "{word:?} is no kind of object; there are server, serverclass, environment, serverbinding, secret"
+            "{word:?} is no kind of object; there are server, serverclass, environment, serverbinding, secret, metalcluster, metalmachine"
         ))
     })
 }

@@ -249,6 +249,33 @@ pub fn show(kind: Kind, objects: &[Object], wide: bool) {
                 })
                 .collect(),
         ),
+        Kind::MetalMachine => (
+            vec!["NAMESPACE", "NAME", "READY", "SERVER", "CLUSTER", "AGE"],
+            objects
+                .iter()
+                .map(|o| {
+                    let cluster = o.metadata.labels.get(control::resource::capi::CLUSTER_NAME);
+                    vec![
+                        o.metadata.namespace.clone(),
+                        o.metadata.name.clone(),
+                        at(o, "/status/ready"),
+                        at(o, "/spec/serverRef/name"),
+                        cluster.cloned().unwrap_or_else(|| "-".into()),
+                        age(o),
+                    ]
+                })
+                .collect(),
+        ),
+        Kind::MetalCluster
+        | Kind::MetalClusterTemplate
+        | Kind::MetalMachineTemplate
+        | Kind::MetalRemediation
+        | Kind::MetalRemediationTemplate
+        | Kind::Cluster
+        | Kind::Machine => (
+            vec!["NAMESPACE", "NAME", "AGE"],
+            objects.iter().map(|o| vec![o.metadata.namespace.clone(), o.metadata.name.clone(), age(o)]).collect(),
+        ),
         Kind::Secret => (
             vec!["NAMESPACE", "NAME", "KEYS", "AGE"],
             objects

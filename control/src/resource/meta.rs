@@ -94,4 +94,7 @@ pub struct Condition {
     /// A sentence for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// The generation of the object that this was found on; 0 where that is not told.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub observed_generation: u64,
 }

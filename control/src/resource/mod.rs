@@ -10,25 +10,40 @@
 //! forms ([`Server`], ...) by [`Typed`].
 
 mod binding;
+pub mod capi;
 mod class;
+mod cluster;
 mod environment;
 mod life;
 pub mod marks;
 mod meta;
+mod metal_machine;
 mod quantity;
+mod remediation;
 mod requirement;
 mod server;
 mod validate;
 
 pub use binding::{ServerBinding, ServerBindingSpec, ServerBindingStatus};
+pub use capi::{Cluster, Machine};
 pub use class::{LabelSelector, Qualifiers, ServerClass, ServerClassSpec, ServerClassStatus};
+pub use cluster::{
+    Endpoint, FailureDomain, Initialization, MetalCluster, MetalClusterSpec, MetalClusterStatus, MetalClusterTemplate,
+    NoStatus, Template, TemplateMeta, TemplateSpec,
+};
 pub use environment::{Asset, AssetCondition, Environment, EnvironmentSpec, EnvironmentStatus, Image, InstalledWhen};
 pub use life::{
     EffectKind, EffectRecord, EffectState, Identity, InstallRecord, OnAccept, OrderRecord, OrderState, Phase,
     RootDeviceHints, WipePolicy, WipeRecord,
 };
 pub use meta::{Condition, Meta, ObjectReference, OwnerReference};
+pub use metal_machine::{
+    MetalMachine, MetalMachineSpec, MetalMachineStatus, MetalMachineTemplate, MetalMachineTemplateStatus, NodeInfo,
+};
 pub use quantity::{bytes_of, size_text};
+pub use remediation::{
+    MetalRemediation, MetalRemediationSpec, MetalRemediationStatus, MetalRemediationTemplate, RemediationPhase,
+};
 pub use requirement::{BadRequirement, MAX_REQUIREMENTS, Requirement};
 pub use server::{
     Bmc, BootFromDisk, ConfigPatch, Hardware, ManagementApi, NodeAddress, PxeMode, SecretKeyRef, Server, ServerSpec,
@@ -56,25 +71,56 @@ pub enum Kind {
     ServerClass,
     Environment,
     ServerBinding,
+    MetalCluster,
+    MetalClusterTemplate,
+    MetalMachine,
+    MetalMachineTemplate,
+    MetalRemediation,
+    MetalRemediationTemplate,
+    /// Cluster API's; stoker reads it and never writes it.
+    Cluster,
+    /// Cluster API's; stoker reads it and never writes it.
+    Machine,
     Secret,
 }
 
 impl Kind {
     /// All of them, in the order in which they can be restored.
-    pub const ALL: [Self; 5] = [Self::Secret, Self::Environment, Self::ServerClass, Self::Server, Self::ServerBinding];
+    pub const ALL: [Self; 13] = [
+        Self::Secret,
+        Self::Environment,
+        Self::ServerClass,
+        Self::Server,
+        Self::Cluster,
+        Self::MetalClusterTemplate,
+        Self::MetalCluster,
+        Self::MetalMachineTemplate,
+        Self::Machine,
+        Self::MetalMachine,
+        Self::MetalRemediationTemplate,
+        Self::MetalRemediation,
+        Self::ServerBinding,
+    ];
 
     /// `apiVersion` of the stored form.
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Server | Self::ServerClass | Self::Environment => "metal.sidero.dev/v1alpha2",
-            Self::ServerBinding => "infrastructure.cluster.x-k8s.io/v1alpha3",
+            Self::ServerBinding
+            | Self::MetalCluster
+            | Self::MetalClusterTemplate
+            | Self::MetalMachine
+            | Self::MetalMachineTemplate
+            | Self::MetalRemediation
+            | Self::MetalRemediationTemplate => "infrastructure.cluster.x-k8s.io/v1alpha3",
+            Self::Cluster | Self::Machine => "cluster.x-k8s.io/v1beta2",
             Self::Secret => "v1",
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     pub const fn namespaced(self) -> bool {
-        matches!(self, Self::Secret)
+        !matches!(self, Self::Server | Self::ServerClass | Self::Environment | Self::ServerBinding)
     }
 
     /// `kind` as YAML writes it.
@@ -84,6 +130,14 @@ impl Kind {
             Self::ServerClass => "ServerClass",
             Self::Environment => "Environment",
             Self::ServerBinding => "ServerBinding",
+            Self::MetalCluster => "MetalCluster",
+            Self::MetalClusterTemplate => "MetalClusterTemplate",
+            Self::MetalMachine => "MetalMachine",
+            Self::MetalMachineTemplate => "MetalMachineTemplate",
+            Self::MetalRemediation => "MetalRemediation",
+            Self::MetalRemediationTemplate => "MetalRemediationTemplate",
+            Self::Cluster => "Cluster",
+            Self::Machine => "Machine",
             Self::Secret => "Secret",
         }
     }
@@ -136,7 +190,9 @@ pub struct Object {
 #[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
 pub enum BadObject {
     /// A kind we do not have.
-    #[error("{0}: expected one of Server, ServerClass, Environment, ServerBinding, Secret")]
+    #[error(
+        "{0}: expected one of Server, ServerClass, Environment, ServerBinding, Secret, or of Cluster API's MetalCluster, MetalMachine, MetalRemediation and their templates"
+    )]
     Kind(String),
     /// A version we do not store.
     #[error("{kind} has apiVersion {found:?}, expected {expected:?}")]
@@ -265,5 +321,7 @@ pub fn key(kind: Kind, namespace: &str, name: &str) -> String {
     if kind.namespaced() { format!("{kind}/{namespace}/{name}") } else { format!("{kind}/{name}") }
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;

@@ -107,6 +107,9 @@ fn kinds_are_found_by_what_people_type() {
         ("env", Kind::Environment),
         ("bindings", Kind::ServerBinding),
         ("secrets", Kind::Secret),
+        ("metalmachines", Kind::MetalMachine),
+        ("metalclusters", Kind::MetalCluster),
+        ("machines", Kind::Machine),
     ] {
         assert_eq!(Kind::from_word(word), Some(kind), "{word}");
     }

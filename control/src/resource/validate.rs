@@ -3,12 +3,16 @@
 
 use super::class::Operator;
 use super::{
-    BadObject, Environment, Kind, MAX_REQUIREMENTS, Object, Requirement, Server, ServerBinding, ServerClass, Typed,
+    BadObject, Environment, Kind, MAX_REQUIREMENTS, MetalCluster, MetalClusterSpec, MetalClusterTemplate, MetalMachine,
+    MetalMachineTemplate, MetalRemediation, MetalRemediationTemplate, Object, Requirement, Server, ServerBinding,
+    ServerClass, Typed,
 };
 use protocol::id::MachineId;
 
 /// Kubernetes' limit of a name (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
+/// How a providerID begins.
+const PROVIDER: &str = "sidero://";
 /// The operations of RFC 6902.
 const PATCH_OPS: [&str; 6] = ["add", "remove", "replace", "copy", "move", "test"];
 
@@ -47,7 +51,22 @@ pub fn validate(object: &Object, old: Option<&Object>) -> Vec<BadObject> {
                 complain("spec.metalMachineRef.name is missing".into());
             }
         }),
-        Kind::Secret => Ok(()),
+        Kind::MetalCluster => MetalCluster::from_object(object).map(|c| check_cluster("spec", &c.spec, &mut complain)),
+        Kind::MetalClusterTemplate => MetalClusterTemplate::from_object(object).map(|t| {
+            check_cluster("spec.template.spec", &t.spec.template.spec, &mut complain);
+        }),
+        Kind::MetalMachine => MetalMachine::from_object(object).map(|machine| {
+            let before = old.and_then(|o| MetalMachine::from_object(o).ok());
+            check_machine(&machine, before.as_ref(), &mut complain);
+        }),
+        Kind::MetalMachineTemplate => MetalMachineTemplate::from_object(object).map(|template| {
+            let before = old.and_then(|o| MetalMachineTemplate::from_object(o).ok());
+            check_machine_template(&template, before.as_ref(), &mut complain);
+        }),
+        Kind::MetalRemediation => MetalRemediation::from_object(object).map(|_| ()),
+        Kind::MetalRemediationTemplate => MetalRemediationTemplate::from_object(object).map(|_| ()),
+        // Not ours to judge.
+        Kind::Cluster | Kind::Machine | Kind::Secret => Ok(()),
     };
     if let Err(error) = typed {
         bad.push(error);
@@ -138,6 +157,51 @@ fn check_environment(env: &Environment, complain: &mut impl FnMut(String)) {
     }
     if env.spec.kernel.args.iter().any(|arg| arg.chars().any(char::is_control)) {
         complain("spec.kernel.args has a control character".into());
+    }
+}
+
+fn check_cluster(at: &str, spec: &MetalClusterSpec, complain: &mut impl FnMut(String)) {
+    if let Some(endpoint) = &spec.control_plane_endpoint
+        && (endpoint.port > u32::from(u16::MAX) || endpoint.host.is_empty() != (endpoint.port == 0))
+    {
+        complain(format!("{at}.controlPlaneEndpoint needs a host and a port (1 to 65535), or neither"));
+    }
+    let mut names: Vec<&str> = spec.failure_domains.iter().map(|d| d.name.as_str()).collect();
+    names.sort_unstable();
+    if names.iter().any(|n| n.is_empty()) || names.windows(2).any(|w| w.first() == w.last()) {
+        complain(format!("{at}.failureDomains: each needs a name of its own"));
+    }
+}
+
+fn check_machine(machine: &MetalMachine, old: Option<&MetalMachine>, complain: &mut impl FnMut(String)) {
+    let spec = &machine.spec;
+    if spec.server_ref.is_none() && spec.server_class_ref.is_none() {
+        complain("spec needs a serverRef or a serverClassRef".into());
+    }
+    if !spec.provider_id.is_empty() && !spec.provider_id.starts_with(PROVIDER) {
+        complain(format!("spec.providerID {:?} does not begin with {PROVIDER}", spec.provider_id));
+    }
+    if let Some(before) = old.map(|o| &o.spec.provider_id).filter(|id| !id.is_empty())
+        && *before != spec.provider_id
+    {
+        complain("spec.providerID cannot be changed once it is set".into());
+    }
+}
+
+fn check_machine_template(
+    template: &MetalMachineTemplate,
+    old: Option<&MetalMachineTemplate>,
+    complain: &mut impl FnMut(String),
+) {
+    let spec = &template.spec.template.spec;
+    if !spec.provider_id.is_empty() {
+        complain("spec.template.spec.providerID: a template has none; each machine gets its own".into());
+    }
+    if spec.server_class_ref.is_none() && spec.server_ref.is_none() {
+        complain("spec.template.spec needs a serverClassRef".into());
+    }
+    if old.is_some_and(|o| o.spec.template.spec != *spec) {
+        complain("spec.template.spec cannot be changed; make another template and refer to that".into());
     }
 }
 
