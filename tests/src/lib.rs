@@ -1,1 +1,3 @@
 //! What several proofs share.
+
+pub mod os;
