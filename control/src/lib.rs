@@ -19,6 +19,7 @@ pub mod objects;
 pub mod observe;
 pub mod plan;
 pub mod power;
+pub mod provider;
 pub mod publish;
 pub mod rack;
 pub mod resource;

@@ -169,6 +169,8 @@ pub const IP_TABLE: usize = 40_000;
 pub const WATCH_LINES: usize = 4096;
 /// A watch without news says so after this time.
 pub const WATCH_ALIVE: Duration = Duration::from_secs(10);
+/// MetalMachines that wait for a free Server are looked at again this often at most, and only if Servers have changed.
+pub const PROVIDER_CLAIM_PAUSE: Duration = Duration::from_secs(2);
 /// How often boots are written down.
 pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(10);
 /// The largest snapshot that is read back, bytes.

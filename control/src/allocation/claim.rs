@@ -187,6 +187,17 @@ impl<O: Objects> Allocation<O> {
 
     /// The three steps, for one machine.
     async fn claim(&self, name: &str, ask: &Ask) -> Result<(), Refused> {
+        let (object, server) = self.free_server(name).await?;
+        self.renders(ask, &server).await?;
+        let claimed = self.mark(object, &ask.name).await?;
+        let made = self.make(name, ask).await;
+        // Whether it worked or not, the claim has ended. Where this fails, it ends by its age.
+        self.unclaim(claimed).await;
+        made
+    }
+
+    /// A Server that can be had now.
+    pub(super) async fn free_server(&self, name: &str) -> Result<(Object, Server), Refused> {
         let object = found(self.objects.get(Kind::Server, "", name).await, || Refused::NoServer(name.to_owned()))?;
         let server = Server::from_object(&object).map_err(invalid)?;
         let bound = match self.objects.get(Kind::ServerBinding, "", name).await {
@@ -195,15 +206,13 @@ impl<O: Objects> Allocation<O> {
             Err(e) => return Err(e.into()),
         };
         fit(&server, bound).map_err(|why| not_free(name, why))?;
-        self.renders(ask, &server).await?;
+        Ok((object, server))
+    }
 
-        let mut claimed = object;
-        claimed.metadata.annotations.insert(marks::CLAIMED_BY.to_owned(), mark(&ask.name)?);
-        let claimed = self.objects.replace(claimed).await?;
-        let made = self.make(name, ask).await;
-        // Whether it worked or not, the claim has ended. Where this fails, it ends by its age.
-        self.unclaim(claimed).await;
-        made
+    /// The first step: the mark on the Server, over the version in which it was free.
+    pub(super) async fn mark(&self, mut server: Object, claimant: &str) -> Result<Object, Refused> {
+        server.metadata.annotations.insert(marks::CLAIMED_BY.to_owned(), mark(claimant)?);
+        Ok(self.objects.replace(server).await?)
     }
 
     /// Refuses a configuration now that could not be handed out later.
@@ -258,9 +267,14 @@ impl<O: Objects> Allocation<O> {
             },
             status: ServerBindingStatus::default(),
         };
+        self.put(binding).await
+    }
+
+    /// The second step: the binding, of which there can be only one.
+    pub(super) async fn put(&self, binding: ServerBinding) -> Result<(), Refused> {
         match self.objects.create(binding.to_object()).await {
             Ok(_) => Ok(()),
-            Err(Error::Exists(_)) => Err(not_free(server, Unfit::InUse)),
+            Err(Error::Exists(_)) => Err(not_free(&binding.metadata.name, Unfit::InUse)),
             Err(e) => Err(e.into()),
         }
     }
@@ -355,16 +369,16 @@ fn mark(name: &str) -> Result<String, Refused> {
     Ok(format!("{name}/{:016x}", u64::from_ne_bytes(random)))
 }
 
-fn seed(name: &str) -> u64 {
+pub(super) fn seed(name: &str) -> u64 {
     let hash: [u8; 32] = Sha256::digest(name.as_bytes()).into();
     hash.first_chunk().map_or(0, |b: &[u8; 8]| u64::from_le_bytes(*b))
 }
 
-fn not_free(server: &str, why: Unfit) -> Refused {
+pub(super) fn not_free(server: &str, why: Unfit) -> Refused {
     Refused::NotFree { server: server.to_owned(), why: why.words() }
 }
 
-fn found(got: Result<Object, Error>, missing: impl FnOnce() -> Refused) -> Result<Object, Refused> {
+pub(super) fn found(got: Result<Object, Error>, missing: impl FnOnce() -> Refused) -> Result<Object, Refused> {
     match got {
         Err(Error::NotFound(_)) => Err(missing()),
         other => Ok(other?),

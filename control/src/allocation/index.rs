@@ -202,6 +202,17 @@ impl Index {
         free.iter().cycle().skip(start).take(free.len().min(most)).cloned().collect()
     }
 
+    /// The same, of one failure domain where one is named.
+    pub fn free_in(&self, class: &str, zone: Option<&str>, seed: u64, most: usize) -> Vec<String> {
+        let Some(zone) = zone else { return self.free(class, seed, most) };
+        let all = self.classes.get(class).map_or(0, |c| c.free.len());
+        let stands = |name: &String| {
+            let labels = self.servers.get(name).map(|k| &k.server.metadata.labels);
+            labels.and_then(|l| l.get(marks::ZONE)).is_some_and(|z| z == zone)
+        };
+        self.free(class, seed, all).into_iter().filter(stands).take(most).collect()
+    }
+
     /// Why no machine of a class is free: `3 in use, 1 cordoned`; `no machine matches it`.
     pub fn why_none(&self, class: &str) -> String {
         let Some(entry) = self.classes.get(class) else { return "there is no such class".to_owned() };

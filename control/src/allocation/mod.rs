@@ -8,6 +8,7 @@
 //! release ----------> deletion of the ServerBinding; the reconciler wipes
 //! ```
 
+mod bind;
 mod claim;
 mod follow;
 mod index;

@@ -2,4 +2,5 @@
 
 pub mod boot;
 pub mod order;
+pub mod provider;
 pub mod server;

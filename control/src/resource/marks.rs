@@ -18,6 +18,14 @@ pub const RETRY: &str = "stoker.dev/retry";
 pub const LIFT: &str = "stoker.dev/lift-quarantine";
 /// Annotation on a Server or ServerBinding: touch nothing (Cluster API's word).
 pub const PAUSED: &str = "cluster.x-k8s.io/paused";
+/// Annotation of a MetalMachine: the Server that is being claimed for it. Written over the version that was read,
+/// so that two who claim for it agree on one.
+pub const CLAIMING: &str = "stoker.dev/claiming";
+/// Annotation of a running Server: somebody asks for one power cycle. Its value tells one wish from another; the
+/// one that was heeded last is in the Server's status.
+pub const POWER_CYCLE: &str = "stoker.dev/power-cycle";
+/// Label of a Server: its failure domain (Kubernetes' own word for it).
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Label of a Secret: which allocation it is the configuration of. It goes with that allocation.
 pub const ALLOCATION: &str = "stoker.dev/allocation";
 /// Condition of a Server: another machine claims to be the same one.

@@ -273,6 +273,9 @@ pub struct ServerStatus {
     /// The last thing that was to be done to the machine from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<EffectRecord>,
+    /// The last wish for a power cycle (annotation `stoker.dev/power-cycle`) that was heeded.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cycled: String,
     /// The last wipe that was finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wiped: Option<WipeRecord>,

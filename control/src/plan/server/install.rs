@@ -3,7 +3,7 @@
 use super::{Destination, Install, Report, Step, ms};
 use crate::limits;
 use crate::objects::{parse_rfc3339, rfc3339};
-use crate::resource::{EffectKind, InstallRecord, OrderState, Phase, ServerBinding};
+use crate::resource::{EffectKind, EffectState, InstallRecord, OrderState, Phase, ServerBinding, marks};
 use protocol::report::{Level, OrderKind};
 
 impl Step<'_> {
@@ -264,5 +264,19 @@ impl Step<'_> {
             install.running = now;
             self.say("Reported", "runs from its disk and has said so", "");
         }
+        self.heed_power_cycle();
+    }
+
+    /// Somebody asks for a power cycle: once for each wish, whatever becomes of it.
+    fn heed_power_cycle(&mut self) {
+        let Some(wish) = self.annotated(marks::POWER_CYCLE).map(str::to_owned) else { return };
+        let busy = self.done.status.effect.as_ref().is_some_and(|e| e.state == EffectState::Intended);
+        if wish.is_empty() || wish == self.done.status.cycled || busy {
+            return;
+        }
+        self.done.status.cycled = wish;
+        self.done.status.attempts = 0;
+        self.done.status.effect = None;
+        self.want_effect(EffectKind::DiskBoot);
     }
 }
