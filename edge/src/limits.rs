@@ -54,6 +54,8 @@ pub const TCP_BUFFER_SIZE: usize = 4096;
 pub const BODY_COPY_MAX: u64 = 32 << 10;
 /// The most bytes of a body in one `conn_send`: one turn in the fairness between connections.
 pub const BODY_QUANTUM_MAX: u64 = 1 << 20;
+/// The pipe through which one ring hands pages to sockets, bytes: longer ones are thrown away by longer pieces.
+pub const PIPE_BYTES: usize = 256 << 10;
 /// Zero-copy TCP sends whose pages the kernel may still hold, in one ring.
 pub const ZC_INFLIGHT: usize = 4096;
 /// Images registered with one ring for zero-copy.
@@ -100,12 +102,6 @@ const _: () = assert!(GSO_BYTES <= 65507);
 pub const HUGE_PAGE_MIN: u64 = 2 << 20;
 /// Bytes of an object read and hashed in one step while it is copied.
 pub const LOAD_CHUNK: usize = 1 << 20;
-/// An object is sent out of its file only by pieces that the page cache has: one piece, bytes.
-pub const ORIGIN_PIECE: u64 = 1 << 20;
-/// Of a piece, each so many bytes are looked up.
-pub const ORIGIN_PROBE: usize = 64 << 10;
-/// A piece that was found is not looked up again for so long, ms.
-pub const ORIGIN_TRUST_MS: u64 = 1_000;
 /// Only images up to this length get a pre-framed form (boot files; an initrd goes by HTTP), bytes.
 pub const FRAMED_IMAGE_MAX: u64 = 4 << 20;
 /// All pre-framed forms together, old generations included, bytes.

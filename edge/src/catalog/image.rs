@@ -3,14 +3,12 @@
 use super::budget::{Budget, Lease};
 use super::framed::{BLOCK_SIZES, Framed};
 use super::map::Sealed;
-use super::origin::Origin;
 use crate::limits;
 use crate::ring::Waker;
 use protocol::manifest::ObjectId;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -74,8 +72,6 @@ pub enum LoadError {
 pub struct Image {
     id: ObjectId,
     sealed: Sealed,
-    /// Where it was copied from, if that can be sent from too.
-    origin: Option<Origin>,
     framed: [OnceLock<Framed>; BLOCK_SIZES.len()],
     /// Bit `i`: `BLOCK_SIZES[i]` was asked for, or tried and found too large.
     wanted: AtomicU8,
@@ -99,10 +95,8 @@ impl Image {
         let over =
             || LoadError::OverBudget { id, need: len, left: budget.limit() - budget.used(), limit: budget.limit() };
         let lease = budget.take(len).ok_or_else(over)?;
-        // Before the bytes are read: a change meanwhile shows.
-        let origin = Origin::of(file);
         let sealed = Sealed::build(len, |out| copy_verified(file, id, len, out))?;
-        Ok(Arc::new(Self { origin, ..Self::new(id, sealed, framer, Some(lease)) }))
+        Ok(Arc::new(Self::new(id, sealed, framer, Some(lease))))
     }
 
     /// An image of these bytes, outside of any budget (tests, benches, built-in files).
@@ -118,7 +112,7 @@ impl Image {
     }
 
     fn new(id: ObjectId, sealed: Sealed, framer: Option<Waker>, lease: Option<Lease>) -> Self {
-        Self { id, sealed, origin: None, framed: Default::default(), wanted: AtomicU8::new(0), framer, _lease: lease }
+        Self { id, sealed, framed: Default::default(), wanted: AtomicU8::new(0), framer, _lease: lease }
     }
 
     /// Its digest.
@@ -144,18 +138,6 @@ impl Image {
     /// A descriptor for `sendfile` with the same bytes, which no one can change.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.sealed.fd()
-    }
-
-    /// The object's own file, where sending `range` from it costs less than
-    /// from [`Image::fd`] and its bytes are still those that were verified.
-    pub fn origin(&self, range: &Range<u64>) -> Option<BorrowedFd<'_>> {
-        self.origin.as_ref()?.ready(range)
-    }
-
-    /// Sending it where the kernel copies costs more than it need: it lies in
-    /// small pages, and there is no file that could be sent instead.
-    pub fn costly(&self) -> bool {
-        self.len() >= limits::HUGE_PAGE_MIN && self.origin.is_none() && !super::map::huge_pages()
     }
 
     /// The image with a TFTP DATA header before each block, where it has been

@@ -95,19 +95,6 @@ fn populate(map: &MmapMut, fd: &OwnedFd, len: u64) -> io::Result<()> {
     }
 }
 
-/// Whether the kernel gives memfds huge pages where it is asked to (Documentation/admin-guide/mm/transhuge.rst).
-pub fn huge_pages() -> bool {
-    let chosen = |file: &str| {
-        let text = std::fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{file}")).ok()?;
-        Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
-    };
-    let grants = |word: &str| matches!(word, "always" | "within_size" | "advise" | "force");
-    match chosen("hugepages-2048kB/shmem_enabled").as_deref() {
-        None | Some("inherit") => chosen("shmem_enabled").is_some_and(|word| grants(&word)),
-        Some(word) => grants(word),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

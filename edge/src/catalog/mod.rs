@@ -10,7 +10,6 @@
 //! | [`image`] | an object, copied once and verified while it is copied |
 //! | [`framed`] | its form with TFTP headers |
 //! | [`map`] | the sealed memory of both: the only `unsafe` here |
-//! | [`origin`] | the object's file, as long as it is what was verified |
 //! | [`budget`] | how much memory they may take |
 //! | [`path`] | what a node asked for, as a name |
 
@@ -19,7 +18,6 @@ pub mod framed;
 pub mod image;
 pub mod map;
 pub mod objects;
-pub mod origin;
 pub mod path;
 #[cfg(test)]
 mod tests;
@@ -27,7 +25,6 @@ mod tests;
 pub use budget::Budget;
 pub use framed::Framed;
 pub use image::{Image, LoadError};
-pub use origin::Origin;
 pub use path::{Asked, BadPath, resolve};
 
 use std::collections::{HashMap, HashSet};

@@ -30,11 +30,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Once a run, where [`crate::catalog::Image::costly`] is so.
-const COSTLY: &str = "images lie in small pages and their store is a tmpfs (or no descriptor was left): HTTP over \
-    loopback, veth and tap costs two to three times the CPU; echo advise > \
-    /sys/kernel/mm/transparent_hugepage/shmem_enabled and start the edge again, or put --state on a disk";
-
 /// What the feed has to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -79,7 +74,6 @@ impl Feed {
             framed,
             waker: waker.clone(),
             stop: stop.clone(),
-            told_of_cost: false,
         };
         let thread = thread::Builder::new().name("feed".into()).spawn(move || watcher.run())?;
         Ok(Self { stop, waker, thread: Some(thread) })
@@ -104,8 +98,6 @@ struct Watcher<P> {
     framed: Arc<Budget>,
     waker: Waker,
     stop: Arc<AtomicBool>,
-    /// The operator has been told that images cost more than they need.
-    told_of_cost: bool,
 }
 
 impl<P: Fn(Arc<Catalog>)> Watcher<P> {
@@ -154,10 +146,6 @@ impl<P: Fn(Arc<Catalog>)> Watcher<P> {
                     "serving a new generation"
                 );
                 (self.publish)(catalog.clone());
-                if !self.told_of_cost && catalog.names.values().any(|named| named.image.costly()) {
-                    self.told_of_cost = true;
-                    tracing::warn!("{COSTLY}");
-                }
             }
             Outcome::Refused | Outcome::Same | Outcome::Absent => {}
         }

@@ -6,7 +6,7 @@
 //! where `unsafe` may stand.
 //!
 //! Two drivers implement [`Ring`]: [`uring`] (raw io_uring) and [`epoll`]
-//! (epoll + sendmsg/sendfile), chosen by [`probe`] at start. All tests of the
+//! (epoll + sendmsg/splice), chosen by [`probe`] at start. All tests of the
 //! edge run on both.
 
 #![allow(unsafe_code)] // the kernel's interfaces; each block says why it is sound
@@ -14,6 +14,7 @@
 pub mod epoll;
 pub mod fake;
 mod outgoing;
+mod pipe;
 pub mod probe;
 mod route;
 mod slots;

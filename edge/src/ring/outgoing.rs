@@ -3,6 +3,7 @@
 //! Both drivers push with plain nonblocking calls where the kernel copies
 //! anyway; the uring driver has further ways of its own.
 
+use super::pipe::Pipe;
 use super::{ConnSend, sys};
 use crate::catalog::Image;
 use crate::limits::BODY_COPY_MAX;
@@ -17,19 +18,12 @@ pub struct Outgoing {
     head_sent: usize,
     body: Option<Arc<Image>>,
     range: Range<u64>,
-    /// Where `sendfile` reads; judged when the first byte of the body is due.
-    source: Option<Source>,
+    /// The kernel refuses to splice, or the socket failed: `sendfile` tells which.
+    unspliced: bool,
+    /// The socket holds back segments that are not full.
+    corked: bool,
     /// Bytes that went out, head and body together.
     pub sent: u64,
-}
-
-/// What holds the bytes of a body.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// The object's file, by the page cache.
-    File,
-    /// The sealed copy.
-    Sealed,
 }
 
 /// How far one push came.
@@ -54,7 +48,7 @@ impl Outgoing {
         if range.start > range.end || range.end > length {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "byte range outside the image"));
         }
-        Ok(Self { head: send.head, head_sent: 0, body, range, source: None, sent: 0 })
+        Ok(Self { head: send.head, head_sent: 0, body, range, unspliced: false, corked: false, sent: 0 })
     }
 
     /// What is left of the head.
@@ -92,27 +86,27 @@ impl Outgoing {
     }
 
     /// Sends what the socket takes: the head corked with what follows it, the
-    /// body by `sendfile` where there is enough of it. Each round moves bytes,
-    /// leaves the file for the sealed copy, or is the last.
-    pub fn push(&mut self, socket: RawFd) -> Push {
+    /// body by page where there is enough of it. Each round moves bytes, gives
+    /// up the pipe for `sendfile`, or is the last.
+    pub fn push(&mut self, socket: RawFd, pipe: &mut Pipe) -> Push {
         while self.left() > 0 {
-            match self.step(socket) {
+            match self.step(socket, pipe) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Push::Blocked,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(n) if n > 0 => self.advance(n),
-                // The file ends too soon or cannot be read; or it is the socket, and the next round says so again.
-                _ if self.source == Some(Source::File) => self.source = Some(Source::Sealed),
+                // Or it is the socket, and the next round says so again.
+                _ if !self.unspliced => self.unspliced = true,
                 Ok(_) => return Push::Failed(io::ErrorKind::UnexpectedEof.into()),
                 Err(e) => return Push::Failed(e),
             }
         }
-        if self.source.is_some() {
+        if self.corked {
             sys::cork(socket, false);
         }
         Push::Done
     }
 
-    fn step(&mut self, socket: RawFd) -> io::Result<u64> {
+    fn step(&mut self, socket: RawFd, pipe: &mut Pipe) -> io::Result<u64> {
         if self.better_copied() {
             return sys::send_two(socket, self.head(), self.body(), libc::MSG_DONTWAIT).map(|n| n as u64);
         }
@@ -121,16 +115,16 @@ impl Outgoing {
             return sys::send_two(socket, self.head(), &[], flags).map(|n| n as u64);
         }
         let Some(image) = &self.body else { return Ok(0) };
-        if self.source.is_none() {
-            // sendfile(2) pushes each 64 KB that it has spliced, and a segment holds a little less than that.
+        if !self.corked {
+            // Both ways push each 64 KB, and a segment holds a little less than that. SPLICE_F_MORE does not
+            // help: the next acknowledgement lets the rest go all the same.
+            self.corked = true;
             sys::cork(socket, true);
         }
-        let file = match self.source {
-            Some(Source::Sealed) => None,
-            _ => image.origin(&self.range),
-        };
-        self.source = Some(if file.is_some() { Source::File } else { Source::Sealed });
-        let count = self.range.end - self.range.start;
-        sys::sendfile(socket, file.unwrap_or_else(|| image.fd()), self.range.start, count)
+        if self.unspliced {
+            let count = self.range.end - self.range.start;
+            return sys::sendfile(socket, image.fd(), self.range.start, count);
+        }
+        pipe.send(socket, image, &self.range)
     }
 }

@@ -169,7 +169,7 @@ pub enum Wanted {
     Auto,
     /// io_uring, or the edge does not start.
     Uring,
-    /// epoll with GSO and sendfile.
+    /// epoll with GSO and splice.
     Epoll,
 }
 

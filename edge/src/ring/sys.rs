@@ -255,6 +255,34 @@ pub fn sendfile(to: RawFd, from: BorrowedFd<'_>, offset: u64, count: u64) -> io:
     check(r).map(|n| n as u64)
 }
 
+/// `pipe2(2)`, nonblocking and close-on-exec, of `size` bytes where that is allowed: its ends for reading and writing.
+pub fn pipe(size: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: the pointer describes `ends`, which has room for both.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) } as isize)?;
+    // SAFETY: both descriptors are new and ours alone.
+    let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    // SAFETY: no pointers. Refused, the pipe keeps the kernel's own size (64 KB), which does too.
+    unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, size as libc::c_int) };
+    Ok((read, write))
+}
+
+/// `vmsplice(2)`: the pages of `bytes` into a pipe, by reference; how many bytes. The pipe, and whoever is
+/// handed the pages from it, sees the memory as it is when it looks: only for memory that never changes.
+pub fn vmsplice(pipe: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let part = iovec(bytes);
+    // SAFETY: the only part describes `bytes`, which the kernel reads. It holds the pages themselves for as long as
+    // it needs them, so they may be unmapped at any time.
+    check(unsafe { libc::vmsplice(pipe.as_raw_fd(), &raw const part, 1, libc::SPLICE_F_NONBLOCK) }).map(|n| n as usize)
+}
+
+/// `splice(2)` out of a pipe, without waiting; how many bytes went.
+pub fn splice(pipe: BorrowedFd<'_>, to: RawFd, count: usize) -> io::Result<usize> {
+    let none = std::ptr::null_mut();
+    // SAFETY: null pointers for the offsets that neither a pipe nor a socket has.
+    check(unsafe { libc::splice(pipe.as_raw_fd(), none, to, none, count, libc::SPLICE_F_NONBLOCK) }).map(|n| n as usize)
+}
+
 /// `sendmsg(2)` of up to two byte ranges on a connected socket; how many bytes went.
 pub fn send_two(to: RawFd, first: &[u8], second: &[u8], flags: i32) -> io::Result<usize> {
     let mut parts = [iovec(first), iovec(second)];

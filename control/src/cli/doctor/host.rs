@@ -3,7 +3,6 @@
 use super::{Finding, Verdict};
 use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Open files that an edge with some thousand transfers needs.
@@ -16,8 +15,8 @@ const RECEIVE_BUFFER: u64 = 4 << 20;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_NET_ADMIN: u32 = 12;
 
-pub fn examine(state: &Path) -> Vec<Finding> {
-    vec![open_files(), locked_memory(), receive_buffer(), io_uring(), huge_pages(state)]
+pub fn examine() -> Vec<Finding> {
+    vec![open_files(), locked_memory(), receive_buffer(), io_uring()]
 }
 
 fn open_files() -> Finding {
@@ -113,35 +112,6 @@ fn judge(probe: Result<Probe, String>, disabled: &str, seccomp: bool) -> Finding
     )
 }
 
-/// Without huge pages the edge sends HTTP bodies out of its object files, which is as cheap unless they are in a tmpfs.
-fn huge_pages(state: &Path) -> Finding {
-    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-    const TMPFS_MAGIC: u64 = 0x0102_1994; // statfs(2)
-    let setting = std::fs::read_to_string(SETTING).unwrap_or_default();
-    let tmpfs = rustix::fs::statfs(state).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC);
-    judge_huge_pages(&setting, tmpfs, SETTING)
-}
-
-fn judge_huge_pages(text: &str, tmpfs: bool, setting: &str) -> Finding {
-    let chosen = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("not known", |(word, _)| word);
-    match chosen {
-        "always" | "within_size" | "advise" | "force" => {
-            Finding::good("huge pages", format!("granted to images (shmem_enabled is {chosen})"))
-        }
-        _ if tmpfs => Finding::look(
-            "huge pages",
-            format!(
-                "shmem_enabled is {chosen} and the state is on a tmpfs: HTTP over loopback, veth and tap costs two to three times the CPU"
-            ),
-            format!("echo advise > {setting}, then restart the edge; or put --state on a disk"),
-        ),
-        _ => Finding::good(
-            "huge pages",
-            format!("none for images (shmem_enabled is {chosen}): bodies go out of the page cache, at the same cost"),
-        ),
-    }
-}
-
 fn has_capability(number: u32) -> bool {
     status_field("CapEff").and_then(|hex| u64::from_str_radix(&hex, 16).ok()).is_some_and(|set| set >> number & 1 == 1)
 }
@@ -172,17 +142,6 @@ mod tests {
         assert!(judge(refused(), "1", true).remedy.contains("io_uring_group"));
         assert!(judge(refused(), "0", true).remedy.contains("seccomp"));
         assert!(judge(Err("not found".into()), "0", false).text.contains("not found"));
-    }
-
-    #[test]
-    fn small_pages_deserve_a_look_only_where_they_cost() {
-        let judge = |text, tmpfs| judge_huge_pages(text, tmpfs, "/sys/x");
-        assert_eq!(judge("always within_size [advise] never deny force", true).verdict, Verdict::Good);
-        assert_eq!(judge("always within_size advise [never] deny force", false).verdict, Verdict::Good);
-        assert!(judge("", false).text.contains("not known"));
-        let costly = judge("always within_size advise [never] deny force", true);
-        assert_eq!(costly.verdict, Verdict::Look);
-        assert!(costly.remedy.starts_with("echo advise > /sys/x"), "{}", costly.remedy);
     }
 
     #[test]

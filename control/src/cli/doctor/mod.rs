@@ -122,7 +122,7 @@ impl Doctor {
         findings.extend(ports::examine(status));
         let interface = self.interface.clone().or_else(|| status.and_then(|s| s.interface.clone()));
         findings.extend(network::examine(interface.as_deref(), status));
-        findings.extend(host::examine(&super::state::resolve(&self.reach)));
+        findings.extend(host::examine());
         if let Some(namespace) = status.and_then(ports::other_network) {
             let command = format!("ip netns exec {namespace} stoker doctor");
             findings.push(Finding::good(

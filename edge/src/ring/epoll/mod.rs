@@ -1,12 +1,13 @@
 //! The epoll driver: for kernels and containers that refuse io_uring.
 //!
 //! `recvmmsg` and `sendmmsg` in batches, windows as GSO sends from the image,
-//! bodies by `sendfile`. Connections are watched edge-triggered and for both
+//! bodies by `splice`. Connections are watched edge-triggered and for both
 //! directions from their first moment on, so that no request costs an `epoll_ctl`.
 
 mod tcp;
 mod udp;
 
+use super::pipe::Pipe;
 use super::route::Routes;
 use super::slots::Slots;
 use super::train::Trains;
@@ -42,6 +43,7 @@ pub struct Epoll {
     refused: VecDeque<(ConnId, io::Error)>,
     late: VecDeque<(ListenerId, OwnedFd)>,
     lingering: VecDeque<(Instant, ConnId)>,
+    pipe: Pipe,
     bytes: Vec<u8>,
 }
 
@@ -72,6 +74,7 @@ impl Epoll {
             refused: VecDeque::new(),
             late: VecDeque::new(),
             lingering: VecDeque::new(),
+            pipe: Pipe::new(),
             bytes: vec![0; TCP_BUFFER_SIZE],
         };
         this.now = this.now();

@@ -3,6 +3,7 @@
 use super::{Epoll, Token};
 use crate::limits::{ACCEPT_BATCH, ACCEPT_PAUSE_MS, CONNS_RESERVE, LINGER_BYTES, LINGER_MS, LISTENERS};
 use crate::ring::outgoing::{Outgoing, Push};
+use crate::ring::pipe::Pipe;
 use crate::ring::{Close, Completion, ConnId, ConnSend, ListenerId, sys};
 use protocol::time::{Duration, Instant};
 use rustix::event::epoll;
@@ -179,7 +180,7 @@ impl Epoll {
             let Some(id) = self.ready.pop_front() else { break };
             let Some(conn) = self.conns.get_mut(id) else { continue };
             conn.queued = false;
-            any |= write_turn(id, conn, sink);
+            any |= write_turn(id, conn, &mut self.pipe, sink);
             if conn.lingering.is_some() {
                 self.linger_turn(id);
             } else if conn.wants_bytes && conn.readable {
@@ -228,12 +229,12 @@ impl Epoll {
     }
 }
 
-fn write_turn(id: ConnId, conn: &mut Conn, sink: &mut dyn FnMut(Completion<'_>)) -> bool {
+fn write_turn(id: ConnId, conn: &mut Conn, pipe: &mut Pipe, sink: &mut dyn FnMut(Completion<'_>)) -> bool {
     let Some(out) = &mut conn.out else { return false };
     if !conn.writable {
         return false;
     }
-    let error = match out.push(conn.fd.as_raw_fd()) {
+    let error = match out.push(conn.fd.as_raw_fd(), pipe) {
         Push::Blocked => {
             conn.writable = false;
             return false;

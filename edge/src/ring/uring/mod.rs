@@ -3,7 +3,7 @@
 //! One `io_uring_enter` a turn submits everything queued, and waits. Datagrams
 //! and requests land in provided buffers (multishot); windows go out as GSO
 //! sends straight from the image; bodies by `SEND_ZC` from registered memory
-//! where a NIC takes pages, by `sendfile` with readiness polls where the
+//! where a NIC takes pages, by `splice` with readiness polls where the
 //! kernel would copy anyway.
 //!
 //! | file | what |
@@ -19,6 +19,7 @@ mod tcp;
 mod udp;
 mod zero_copy;
 
+use super::pipe::Pipe;
 use super::probe::{self, Features};
 use super::route::Routes;
 use super::slots::Slots;
@@ -67,7 +68,7 @@ pub struct Uring {
     tcp_buffers: Buffers,
     listeners: Vec<Option<tcp::Listener>>,
     conns: Slots<tcp::Conn>,
-    /// Connections whose turn it is to `sendfile`.
+    /// Connections whose turn it is to `splice`.
     ready: VecDeque<ConnId>,
     /// Connections whose descriptor is closed; the sink has yet to hear it.
     closed: VecDeque<ConnId>,
@@ -77,6 +78,7 @@ pub struct Uring {
     late: VecDeque<(ListenerId, OwnedFd)>,
     /// Connections that wait for the client's FIN, oldest first.
     lingering: VecDeque<(Instant, ConnId)>,
+    pipe: Pipe,
     zero_copy: zero_copy::Table,
     counts: Counts,
 }
@@ -120,6 +122,7 @@ impl Uring {
             refused: VecDeque::new(),
             late: VecDeque::new(),
             lingering: VecDeque::new(),
+            pipe: Pipe::new(),
             zero_copy: zero_copy::Table::new(),
             counts: Counts::default(),
         };
@@ -314,7 +317,7 @@ impl Ring for Uring {
         let now = self.now;
         let sink = &mut |completion: Completion<'_>| told(now, completion);
         self.submit_trains();
-        let mut busy = self.sendfile_turns(sink);
+        let mut busy = self.splice_turns(sink);
         busy |= self.report(sink);
         let ours = [self.pauses(), self.linger_over(), deadline].into_iter().flatten().min();
         self.enter(ours, busy || !self.ready.is_empty() || !self.closed.is_empty())?;

@@ -30,7 +30,7 @@ pub(super) struct Conn {
     /// The tag of the send or poll under way.
     sending: Option<Tag>,
     out: Option<Outgoing>,
-    /// The kernel copies on this route: `sendfile` rather than `SEND_ZC`.
+    /// The kernel copies on this route: `splice` rather than `SEND_ZC`.
     copies: bool,
     /// The client has sent FIN.
     ended: bool,
@@ -370,14 +370,14 @@ impl Uring {
         }
     }
 
-    /// One turn for each connection that sends by `sendfile`; whether anything was handed to the sink.
-    pub(super) fn sendfile_turns(&mut self, sink: &mut dyn FnMut(Completion<'_>)) -> bool {
+    /// One turn for each connection that sends by `splice`; whether anything was handed to the sink.
+    pub(super) fn splice_turns(&mut self, sink: &mut dyn FnMut(Completion<'_>)) -> bool {
         let mut any = false;
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             let Some(conn) = self.conns.get_mut(id) else { continue };
             let Some(out) = &mut conn.out else { continue };
-            match out.push(conn.socket.as_raw_fd()) {
+            match out.push(conn.socket.as_raw_fd(), &mut self.pipe) {
                 Push::Blocked => self.wait_writable(id),
                 Push::Done => {
                     any = true;
