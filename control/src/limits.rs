@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// The largest configuration file, bytes.
 pub const CONFIG_BYTES: usize = 1 << 20;
-/// The most environments.
+/// The most environments in the configuration file, and the most that are declared.
 pub const ENVIRONMENTS: usize = 256;
 /// The most rules for single machines.
 pub const MACHINE_RULES: usize = 20_000;
@@ -115,8 +115,12 @@ pub const FETCH_TRIES: u32 = 5;
 pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between tries of one fetch.
 pub const FETCH_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// The pause after all tries failed.
+/// The pause after all tries failed; doubled each time.
 pub const FETCH_REST: Duration = Duration::from_secs(300);
+/// The longest pause after all tries failed.
+pub const FETCH_REST_MAX: Duration = Duration::from_secs(3600);
+/// Changes of Environments' statuses are gathered for so long before they are written.
+pub const ASSET_STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// A server that sends nothing for so long is given up.
 pub const FETCH_SILENCE: Duration = Duration::from_secs(30);
 /// Time to connect.
@@ -184,6 +188,8 @@ const _: () = {
     assert!(ARGS_BYTES < SCRIPT_BYTES / 2, "a script must have room for two sets of arguments");
     assert!(IP_TABLE >= STORIES * 2, "each machine may have an address of each family");
     assert!(STORE_GROUP <= STORE_QUEUE);
+    // Two architectures of two files each, and the plain names.
+    assert!(2 * ENVIRONMENTS * 6 < protocol::manifest::MAX_ENTRIES, "every environment can be published");
     assert!(protocol::report::MAX_REPORT >= HTTP_HEAD_BYTES);
 };
 

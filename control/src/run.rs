@@ -117,6 +117,7 @@ impl Control {
         let machines = Arc::new(Machines::open(store.clone())?);
         let tokens = Arc::new(Tokens::open(store.clone())?);
         let objects = Embedded::open(store.clone()).await?;
+        environments.read(&objects).await?;
         let timeline = Timeline::open(state.join("control/boots.jsonl"), metrics.clone());
         Ok(Self {
             settings,
@@ -167,7 +168,7 @@ impl Control {
             machines.clone(),
             inventory.clone(),
             Arc::new(BmcHands::new(objects.clone())),
-            Box::new(ServedEnvironments(environments.clone())),
+            Box::new(ServedEnvironments { environments: environments.clone(), edge_url: settings.edge_url() }),
             signer,
         );
         if settings.config_access == ConfigAccess::Open {
@@ -190,6 +191,7 @@ impl Control {
             metrics: metrics.clone(),
         });
         publish_static(&node)?;
+        let declared = objects.clone();
         let operator = Arc::new(Operator {
             settings: settings.clone(),
             timeline: timeline.clone(),
@@ -227,7 +229,7 @@ impl Control {
                 }
             });
         }
-        tasks.spawn(environments.clone().run(stop.clone()));
+        tasks.spawn(environments.clone().run(declared, stop.clone()));
         tasks.spawn(lifecycle.run(stop.clone()));
         tasks.spawn(allocation::follow(allocation, stop.clone()));
         tasks.spawn(sweep(publisher.clone(), metrics.clone(), stop.clone()));

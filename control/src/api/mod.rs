@@ -9,9 +9,11 @@ use crate::config::Settings;
 use crate::environments::Environments;
 use crate::limits;
 use crate::metadata::words::clean;
+use crate::objects::Objects as _;
 use crate::objects::embedded::Embedded;
 use crate::observe::{Observer, now_ms};
 use crate::publish::Publisher;
+use crate::resource::Kind;
 use crate::store::machines::Machines;
 use crate::timeline::Timeline;
 use axum::Json;
@@ -150,7 +152,7 @@ fn problems(operator: &Operator, edge: Option<&EdgeStatus>, generation: u64) -> 
         };
         problems.push(format!("no boot loaders and no agent: {why}"));
     }
-    for environment in operator.environments.list().environments.iter().filter(|e| !e.ready) {
+    for environment in operator.environments.list(&[]).environments.iter().filter(|e| !e.ready) {
         problems.push(format!("environment {} is not ready: see stoker environments", environment.name));
     }
     for machine in operator.machines.list() {
@@ -195,15 +197,18 @@ async fn machine(State(operator): State<Arc<Operator>>, Path(id): Path<String>) 
     })
 }
 
-async fn environments(State(operator): State<Arc<Operator>>) -> Json<EnvironmentList> {
-    Json(operator.environments.list())
+async fn environments(State(operator): State<Arc<Operator>>) -> Answer<EnvironmentList> {
+    let objects = operator.objects.list(Kind::Environment).await.map_err(|e| {
+        no(StatusCode::INTERNAL_SERVER_ERROR, format!("the declared environments cannot be read: {e}"), "")
+    })?;
+    Ok(Json(operator.environments.list(&objects.objects)))
 }
 
 async fn refetch(State(operator): State<Arc<Operator>>, Path(name): Path<String>) -> Response {
     match operator.environments.refetch(&name) {
         Some(assets) => (StatusCode::ACCEPTED, Json(Refetching { assets })).into_response(),
         None => {
-            let what = format!("there is no configured environment {}", clean(&name));
+            let what = format!("there is no environment {} with files of its own", clean(&name));
             no(StatusCode::NOT_FOUND, what, "`stoker environments` lists them").into_response()
         }
     }

@@ -342,12 +342,16 @@ pub struct EnvironmentStatus {
     pub name: String,
     /// Whether machines without one of their own get it.
     pub is_default: bool,
-    /// `config`, or `bundle` for the agents that stoker brings along.
+    /// `object` for a declared one, `config` for one of the configuration file, or `bundle` for the
+    /// agents that stoker brings along.
     pub source: String,
-    /// Whether every architecture can boot.
+    /// Whether every architecture can be installed.
     pub ready: bool,
     /// One for each architecture.
     pub arches: Vec<EnvironmentArch>,
+    /// What else is to be known of it, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One architecture of an environment.
@@ -357,14 +361,14 @@ pub struct EnvironmentArch {
     pub arch: Arch,
     /// Kernel arguments as configured.
     pub args: Vec<String>,
-    /// Kernel and initrd.
+    /// Kernel and initrd, or a disk image.
     pub assets: Vec<AssetStatus>,
 }
 
 /// One file of an environment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AssetStatus {
-    /// `kernel` or `initrd`.
+    /// `kernel`, `initrd` or `image`.
     pub role: String,
     /// The name under which the edge serves it, such as `env/talos/x86_64/vmlinuz`.
     pub name: String,

@@ -5,14 +5,12 @@ use super::{
     AgentSettings, AssetSource, DEFAULT_EDGE_HTTP_PORT, DEFAULT_HTTP_PORT, DEFAULT_STATE, Environment, EnvironmentArch,
     Goal, MachineRule, Overrides, Problem, Settings, Templates,
 };
+use crate::resource::OWN_ENVIRONMENTS;
 use crate::{dhcp, interface, limits};
 use protocol::id::Arch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-
-/// Names of environments that stoker itself brings along.
-const RESERVED: [&str; 2] = ["agent-amd64", "agent-arm64"];
 
 /// Checks a whole file. Relative paths in it count from `folder`.
 pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<Settings, Vec<Problem>> {
@@ -55,7 +53,7 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
         top.complain(unknown_line, "unknown_machines", "there is no default environment to send them to", remedy);
     }
     let boot_from_disk_method =
-        top.parsed("boot_from_disk_method", "write ipxe-exit, ipxe-sanboot or http-404").unwrap_or_default();
+        top.parsed("boot_from_disk_method", "write auto, ipxe-exit, ipxe-sanboot or http-404").unwrap_or_default();
     let config_access = top.parsed("config_access", "write token or open").unwrap_or_default();
     let machines = machines(&mut top, &environments, default_environment.is_some());
     let templates = templates(&mut top, folder);
@@ -180,7 +178,7 @@ fn environments(top: &mut Section<'_>) -> BTreeMap<String, Environment> {
     let mut all = Section::new(node, top.path("environments"), top.problems);
     let mut found = BTreeMap::new();
     for (name, line, body) in all.take_all() {
-        if !is_name(&name) || RESERVED.contains(&name.as_str()) {
+        if !is_name(&name) || OWN_ENVIRONMENTS.contains(&name.as_str()) {
             let what = format!("`{}` cannot be the name of an environment", shorten(&name));
             let remedy = "use 1 to 63 lower-case letters, digits, `-` and `.`; agent-amd64 and agent-arm64 are taken";
             all.complain(line, &shorten(&name), what, remedy);
@@ -349,7 +347,8 @@ fn machines(top: &mut Section<'_>, known: &BTreeMap<String, Environment>, have_d
             s.complain(boot_line, "boot", "there is no environment to boot it into", remedy);
         }
         rule.args = args(&mut s, "args");
-        rule.boot_from_disk_method = s.parsed("boot_from_disk_method", "write ipxe-exit, ipxe-sanboot or http-404");
+        rule.boot_from_disk_method =
+            s.parsed("boot_from_disk_method", "write auto, ipxe-exit, ipxe-sanboot or http-404");
         if let Some(twin) = rules
             .iter()
             .position(|r| (rule.mac.is_some() && r.mac == rule.mac) || (rule.uuid.is_some() && r.uuid == rule.uuid))

@@ -100,8 +100,10 @@ pub enum ConfigAccess {
 /// How a machine is sent on to its disk (Sidero's `bootFromDiskMethod`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum DiskMethod {
-    /// iPXE exits; firmware tries its next boot entry.
+    /// By firmware: UEFI goes on to its next boot entry, for a BIOS iPXE starts the first disk.
     #[default]
+    Auto,
+    /// iPXE exits; firmware tries its next boot entry.
     IpxeExit,
     /// iPXE boots the first BIOS disk.
     IpxeSanboot,
@@ -130,7 +132,7 @@ pub struct EnvironmentArch {
 }
 
 /// Where a file comes from and how it is known to be the right one.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AssetSource {
     /// `http://`, `https://` or `file:///`.
     pub url: String,
@@ -141,7 +143,7 @@ pub struct AssetSource {
 }
 
 /// A digest to check against.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Digest {
     /// SHA-256, lower-case hex.
     Sha256(String),
@@ -293,10 +295,11 @@ impl FromStr for DiskMethod {
     type Err = NotThat;
     fn from_str(text: &str) -> Result<Self, NotThat> {
         match text {
+            "auto" => Ok(Self::Auto),
             "ipxe-exit" => Ok(Self::IpxeExit),
             "ipxe-sanboot" => Ok(Self::IpxeSanboot),
             "http-404" => Ok(Self::Http404),
-            _ => Err(NotThat("the methods are ipxe-exit, ipxe-sanboot and http-404")),
+            _ => Err(NotThat("the methods are auto, ipxe-exit, ipxe-sanboot and http-404")),
         }
     }
 }

@@ -94,7 +94,7 @@ agent: [1]
         "line 20: machines[1]: which machine this is for is not said; add `mac:` or `uuid:`",
         "line 20: machines[1].args: `||` is an operator or a comment to iPXE; write one kernel argument per item",
         "line 23: machines[3]: machines[2] is for the same machine; merge the two rules",
-        "line 25: machines[3].boot_from_disk_method: `prayer` is not valid: the methods are ipxe-exit, ipxe-sanboot and http-404; write ipxe-exit, ipxe-sanboot or http-404",
+        "line 25: machines[3].boot_from_disk_method: `prayer` is not valid: the methods are auto, ipxe-exit, ipxe-sanboot and http-404; write auto, ipxe-exit, ipxe-sanboot or http-404",
         "line 26: agent: a mapping belongs here, this is a list; write `key: value` lines, indented",
     ];
     let mut found = lines(text);

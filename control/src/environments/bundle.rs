@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+const ROLES: [(&str, &str); 2] = [("kernel", "vmlinuz"), ("initrd", "initramfs.xz")];
+
 /// A bundle whose files are all in the object folder.
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -110,7 +112,7 @@ impl Bundle {
             })
         };
         let environment = |(name, arch): (&str, Arch)| {
-            let assets = super::ROLES.map(|(role, file)| asset(role, format!("env/{name}/{file}")));
+            let assets = ROLES.map(|(role, file)| asset(role, format!("env/{name}/{file}")));
             let assets: Vec<AssetStatus> = assets.into_iter().flatten().collect();
             (assets.len() == 2).then(|| EnvironmentStatus {
                 name: name.to_owned(),
@@ -118,6 +120,7 @@ impl Bundle {
                 source: "bundle".into(),
                 ready: true,
                 arches: vec![EnvironmentArch { arch, args: Vec::new(), assets }],
+                notes: Vec::new(),
             })
         };
         agents.into_iter().filter_map(environment).collect()

@@ -9,6 +9,7 @@ use crate::publish::{Objects, PublishError, Stored};
 use protocol::manifest::ObjectId;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
+use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -61,6 +62,21 @@ impl Fetcher {
     #[cfg(test)]
     pub fn impatient(objects: Objects, silence: Duration) -> Self {
         Self { silence, ..Self::new(objects) }
+    }
+
+    /// Where a file is while it is not whole.
+    pub fn part(&self, source: &AssetSource) -> PathBuf {
+        Part::path(&self.objects, source)
+    }
+
+    /// Throws away what was begun, unless somebody is at it still.
+    pub fn discard(&self, source: &AssetSource) {
+        let path = self.part(source);
+        if path.exists()
+            && let Ok(part) = Part::open(&self.objects, source)
+        {
+            part.discard();
+        }
     }
 
     /// Fetches, unless `known` (a validator of an earlier fetch) still holds.
@@ -241,6 +257,9 @@ impl Part {
         let path = Self::path(objects, source);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|e| on_disk(&path, &e))?;
+        // A try that was given up may be writing its last bytes.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| Failure::transient("another fetch of the same file is just ending".into()))?;
         let sha512 = matches!(source.digest, Some(Digest::Sha512(_))).then(Sha512::new);
         Ok(Self { path, file, length: 0, sha256: Sha256::new(), sha512 })
     }
@@ -306,7 +325,7 @@ impl Part {
         if let Some(wrong) = wrong {
             self.discard();
             return Err(Failure::transient(format!(
-                "the file is not the one that was asked for: {wrong}; correct the digest in stoker.yaml or the file at its source"
+                "the file is not the one that was asked for: {wrong}; correct the digest (in stoker.yaml, or in the Environment object) or the file at its source"
             )));
         }
         let _ = std::fs::remove_file(validator_path(&self.path));

@@ -1,8 +1,11 @@
 //! Against a server of our own that cuts, stalls, lies and redirects.
 
+mod declared;
+
 use super::fetch::{Fetched, Fetcher};
 use super::*;
-use crate::config::{Digest, EnvironmentArch, Overrides};
+use crate::config::{self, Digest, EnvironmentArch, Overrides};
+use crate::objects::embedded::Embedded;
 use protocol::manifest::{Manifest, ObjectId};
 use sha2::Digest as _;
 use std::io::{Read, Write};
@@ -292,19 +295,20 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
 }
 
-fn start(dir: &Path, kernel: AssetSource, initrd: AssetSource) -> Running {
+async fn start(dir: &Path, kernel: AssetSource, initrd: AssetSource) -> Running {
     let text = "interface: lo\naddress: 127.0.0.1\n";
     std::fs::write(dir.join("stoker.yaml"), text).unwrap();
     let mut settings = crate::config::load(Some(&dir.join("stoker.yaml")), &Overrides::default()).unwrap();
     let files = EnvironmentArch { kernel, initrd, args: vec!["a=b".into()] };
     let arches = BTreeMap::from([(Arch::X86_64, files)]);
-    settings.environments.insert("talos".into(), Environment { arches, any_arch: false });
+    settings.environments.insert("talos".into(), config::Environment { arches, any_arch: false });
     let _ = rustls::crypto::ring::default_provider().install_default();
     let publisher = Arc::new(Publisher::open(dir).unwrap());
     let store = Arc::new(Store::open(&dir.join("s.redb")).unwrap());
-    let environments = Arc::new(Environments::new(&settings, publisher.clone(), store));
+    let environments = Arc::new(Environments::new(&settings, publisher.clone(), store.clone()));
+    let objects = Embedded::open(store).await.unwrap();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(environments.clone().run(stop.clone()));
+    let task = tokio::spawn(environments.clone().run(objects, stop.clone()));
     Running { environments, publisher, stop, task }
 }
 
@@ -312,13 +316,13 @@ impl Running {
     async fn until(&self, what: &str, fits: impl Fn(&[AssetState]) -> bool) -> Vec<AssetState> {
         for _ in 0..1000 {
             let states: Vec<_> =
-                self.environments.list().environments[0].arches[0].assets.iter().map(|a| a.state.clone()).collect();
+                self.environments.list(&[]).environments[0].arches[0].assets.iter().map(|a| a.state.clone()).collect();
             if fits(&states) {
                 return states;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never {what}: {:?}", self.environments.list());
+        panic!("never {what}: {:?}", self.environments.list(&[]));
     }
 
     async fn end(self) {
@@ -337,7 +341,7 @@ async fn an_environment_becomes_ready_is_published_and_is_found_again_after_a_re
     let (kernel, initrd) = (serve(body(), Mood::CutAt(1000)), serve(b"initrd", Mood::Good));
     let sources = || (source(&kernel, Some(sha256())), source(&initrd, None));
     let (k, i) = sources();
-    let running = start(dir.path(), k, i);
+    let running = start(dir.path(), k, i).await;
     let Readiness::NotReady(why) = running.environments.files("talos", Arch::X86_64) else { panic!("ready at once") };
     assert!(why.contains("talos is not ready") && why.contains(&kernel.address.to_string()), "{why}");
     running.until("ready", all_ready).await;
@@ -352,7 +356,7 @@ async fn an_environment_becomes_ready_is_published_and_is_found_again_after_a_re
 
     let asked = kernel.count.load(Ordering::SeqCst);
     let (k, i) = sources();
-    let running = start(dir.path(), k, i);
+    let running = start(dir.path(), k, i).await;
     running.until("ready again", all_ready).await;
     assert_eq!(kernel.count.load(Ordering::SeqCst), asked, "what has a digest and lies there whole is not asked for");
     running.end().await;
@@ -361,7 +365,7 @@ async fn an_environment_becomes_ready_is_published_and_is_found_again_after_a_re
     std::fs::remove_file(&object).unwrap();
     std::fs::write(&object, b"damaged").unwrap();
     let (k, i) = sources();
-    let running = start(dir.path(), k, i);
+    let running = start(dir.path(), k, i).await;
     running.until("repaired", all_ready).await;
     assert_eq!(std::fs::read(&object).unwrap(), body(), "ready is checked against the disk, not believed");
     running.end().await;
@@ -375,12 +379,13 @@ async fn f16_the_old_version_stays_served_while_a_new_one_fails() {
         std::fs::write(&path, bytes).unwrap();
         AssetSource { url: format!("file://{}", path.display()), digest: None, size: None }
     };
-    let running = start(dir.path(), local("k", b"one"), local("i", b"initrd"));
+    let running = start(dir.path(), local("k", b"one"), local("i", b"initrd")).await;
     running.until("ready", all_ready).await;
     local("k", b"two!");
     assert_eq!(running.environments.refetch("talos"), Some(2));
     let two = ObjectId::of(b"two!").to_string();
-    running.until("the second version", |s| matches!(&s[0], AssetState::Ready { sha256, .. } if *sha256 == two)).await;
+    let second = |s: &[AssetState]| all_ready(s) && matches!(&s[0], AssetState::Ready { sha256, .. } if *sha256 == two);
+    running.until("the second version", second).await;
     std::fs::remove_file(dir.path().join("k")).unwrap();
     running.environments.refetch("talos");
     running.until("failed", |s| matches!(s[0], AssetState::Failed { .. })).await;

@@ -201,6 +201,21 @@ impl<O: Objects> Lifecycle<O> {
         self.reconcile(server).await
     }
 
+    /// Whether the configuration of a machine could be made for it.
+    pub fn config(&self, server: &str, binding: &str, made: Result<(), String>) {
+        let made = made.map_err(|why| crate::metadata::words::clean(&why));
+        let news = Some((binding.to_owned(), made));
+        {
+            let mut board = self.board();
+            let seen = &mut board.of(server).seen;
+            if seen.config == news {
+                return;
+            }
+            seen.config = news;
+        }
+        self.wake(server);
+    }
+
     /// An installer or installed system has reported; returns when that is on record.
     ///
     /// # Errors
@@ -241,16 +256,23 @@ fn goal(view: &super::reconcile::Whole, known_card: bool, now: u64) -> Option<Go
         _ => Goal::Agent,
     };
     let installed = status.install.as_ref().is_some_and(|i| !i.installed.is_empty());
+    // Once it is in its installer it goes there again, or waits: where the files are not here for a
+    // moment (a restart, a new version), it is refused a script and asks again.
+    let begun = || match (&view.install, bound, &status.install) {
+        (Install::NotReady(_), Some(b), Some(i)) if known_card && !i.environment.is_empty() => {
+            Goal::Installer { environment: i.environment.clone(), binding: b.metadata.uid.clone() }
+        }
+        _ => installer(),
+    };
+    // Diskless: its Environment is its system. An image has nothing to boot from the network.
+    let always = server.spec.pxe_boot_always && bound.is_some() && !matches!(view.install, Install::Image { .. });
     match status.phase {
         None | Some(Phase::Discovered) => None,
         Some(Phase::Wiping | Phase::Releasing | Phase::Available) => Some(Goal::Agent),
         Some(Phase::Allocated) => Some(installer()),
-        Some(Phase::Installing) if installed => Some(Goal::Disk(method)),
-        Some(Phase::Installing) => match view.silent_installer_is_done(now) {
-            true => Some(Goal::Disk(method)),
-            false => Some(installer()),
-        },
-        Some(Phase::Running) if server.spec.pxe_boot_always => Some(installer()),
+        Some(Phase::Installing | Phase::Running) if always => Some(begun()),
+        Some(Phase::Installing) if installed || view.silent_installer_is_done(now) => Some(Goal::Disk(method)),
+        Some(Phase::Installing) => Some(begun()),
         Some(Phase::Running) => Some(Goal::Disk(method)),
         Some(Phase::Quarantined) if status.install.is_some() || view.binding.is_some() => Some(Goal::Disk(method)),
         Some(Phase::Quarantined) => Some(Goal::Agent),

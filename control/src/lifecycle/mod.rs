@@ -12,6 +12,7 @@
 mod agent;
 mod board;
 mod hands;
+mod installs;
 mod reconcile;
 mod record;
 
@@ -20,16 +21,15 @@ mod tests;
 
 pub use agent::Goal;
 pub use hands::{BmcHands, Hands};
+pub use installs::{Installs, ServedEnvironments, Wanted};
 pub use record::{Signer, holds};
 
-use crate::environments::Environments;
 use crate::inventory::Inventory;
 use crate::limits;
 use crate::objects::Objects;
 use crate::objects::follow::{News, follow};
 use crate::observe::now_ms;
-use crate::plan::server::Install;
-use crate::resource::{Environment, Kind, Server, ServerBinding, ServerClass, Typed};
+use crate::resource::{Kind, Server, Typed};
 use crate::store::machines::Machines;
 use board::Board;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -57,52 +57,14 @@ struct Inner<O: Objects> {
     /// Says what a binding is to be installed from, where the files are ready.
     installs: Box<dyn Installs>,
     board: Mutex<Board>,
+    /// Machines whose Environment is not ready.
+    waiting: Mutex<BTreeSet<String>>,
     queue: Mutex<Queue>,
     bell: Notify,
     /// Milliseconds since 1970.
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
     /// When wipes were confirmed, within the last minute.
     confirmed: Mutex<VecDeque<u64>>,
-}
-
-/// Whether an Environment can be installed now.
-pub trait Installs: Send + Sync + 'static {
-    /// What a machine is installed from.
-    fn install(&self, wanted: &Wanted<'_>) -> Install;
-}
-
-/// What is known of an installation that is asked for.
-pub struct Wanted<'a> {
-    /// The Environment's name.
-    pub name: &'a str,
-    /// Its object, where there is one (else it is one of the configuration file).
-    pub environment: Option<&'a Environment>,
-    /// The machine.
-    pub server: &'a Server,
-    /// Who has it.
-    pub binding: &'a ServerBinding,
-    /// The class it was allocated out of.
-    pub class: Option<&'a ServerClass>,
-    /// Its last inventory.
-    pub facts: Option<&'a protocol::report::Facts>,
-}
-
-/// The environments of this process.
-pub struct ServedEnvironments(pub Arc<Environments>);
-
-impl Installs for ServedEnvironments {
-    fn install(&self, wanted: &Wanted<'_>) -> Install {
-        use crate::plan::boot::Readiness;
-        let arch = wanted.facts.and_then(|f| f.arch).unwrap_or(protocol::id::Arch::X86_64);
-        let reports =
-            wanted.environment.is_some_and(|e| e.spec.installed_when == Some(crate::resource::InstalledWhen::Reported));
-        match self.0.files(wanted.name, arch) {
-            Readiness::Ready(_) => Install::Kernel { environment: wanted.name.to_owned(), reports },
-            Readiness::NotReady(why) => Install::NotReady(why),
-            Readiness::NoSuch => Install::NotReady(format!("there is no Environment {}", wanted.name)),
-            Readiness::NoArch(_) => Install::NotReady(format!("Environment {} has no files for {arch}", wanted.name)),
-        }
-    }
 }
 
 /// Servers to look at: now, and later.
@@ -130,6 +92,7 @@ impl<O: Objects> Lifecycle<O> {
             signer,
             installs,
             board: Mutex::default(),
+            waiting: Mutex::default(),
             queue: Mutex::default(),
             bell: Notify::new(),
             clock: Box::new(now_ms),
@@ -222,7 +185,10 @@ impl<O: Objects> Lifecycle<O> {
                 self.wake(&object.metadata.name);
             }
             Kind::ServerBinding => self.wake(&object.metadata.name),
-            // Whoever waits for it looks again in its own time, which is short.
+            Kind::Environment => {
+                let waiting = std::mem::take(&mut *self.waiting());
+                waiting.iter().for_each(|name| self.wake(name));
+            }
             _ => {}
         };
         match news {
@@ -247,6 +213,10 @@ impl<O: Objects> Lifecycle<O> {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {

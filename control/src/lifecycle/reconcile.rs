@@ -12,8 +12,6 @@ use protocol::report::{Facts, FirmwareKind};
 
 /// Cluster API moves objects between clusters: what is being deleted for that is not being released (rule R1).
 const DELETE_FOR_MOVE: &str = "clusterctl.cluster.x-k8s.io/delete-for-move";
-/// The Environment of those that name none, as with Sidero.
-const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// All that is declared and recorded of a machine, as it is in the store now.
 pub struct Whole {
@@ -68,12 +66,16 @@ impl<O: Objects> Lifecycle<O> {
                 Ok(object) => object,
                 Err(Error::NotFound(_)) => {
                     self.board().forget(name);
+                    self.waiting().remove(name);
                     return Ok(());
                 }
                 Err(e) => return Err(e),
             };
             let now = self.now();
             let whole = self.view(&object).await?;
+            if matches!(whole.install, Install::NotReady(_)) {
+                self.waiting().insert(name.to_owned());
+            }
             let seen = self.board().seen(name);
             let decision = server::server(&whole.view(), &seen, now);
             match self.carry_out(&whole, decision).await {
@@ -219,7 +221,8 @@ impl<O: Objects> Lifecycle<O> {
         let Some(binding) = &whole.binding else { return Ok(Install::None) };
         let of_class = whole.class.as_ref().and_then(|c| c.spec.environment_ref.as_ref());
         let refs = [binding.spec.environment_ref.as_ref(), whole.server.spec.environment_ref.as_ref(), of_class];
-        let name = refs.into_iter().flatten().map(|r| r.name.as_str()).next().unwrap_or(DEFAULT_ENVIRONMENT);
+        let name = refs.into_iter().flatten().map(|r| r.name.as_str()).next();
+        let name = name.unwrap_or_else(|| self.inner.installs.default_environment());
         let environment: Option<Environment> = self.typed(name).await?;
         Ok(self.inner.installs.install(&Wanted {
             name,

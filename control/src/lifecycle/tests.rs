@@ -4,10 +4,10 @@
 use super::*;
 use crate::objects::embedded::Embedded;
 use crate::objects::{Error, Listed, Preconditions, Revision};
-use crate::plan::server::{Destination, Report};
+use crate::plan::server::{Destination, Install, Report};
 use crate::resource::{
-    Bmc, EffectKind, Meta, Object, ObjectReference, Phase, ServerBindingSpec, ServerBindingStatus, ServerSpec,
-    ServerStatus, marks,
+    Bmc, EffectKind, Meta, Object, ObjectReference, Phase, ServerBinding, ServerBindingSpec, ServerBindingStatus,
+    ServerSpec, ServerStatus, marks,
 };
 use crate::store::Store;
 use futures_util::future::BoxFuture;

@@ -3,7 +3,7 @@
 //!
 //! Order, as Sidero and Talos have it: the class's RFC 6902 patches, its
 //! strategic patches, the server's RFC 6902 patches, its strategic patches,
-//! then the node label that ties the node to its Server. Pure: text in, text out.
+//! then the node label and the providerID that tie the node to its Server. Pure: text in, text out.
 
 mod strategic;
 
@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 
 /// The node label that names the Server.
 pub const UUID_LABEL: &str = "metal.sidero.dev/uuid";
+/// Scheme of the providerID, as Cluster API reads it on the Node.
+pub const PROVIDER: &str = "sidero";
+/// The kubelet's argument for it; one that is in the configuration already stays.
+const PROVIDER_ID: &str = "provider-id";
 /// No configuration may be larger, bytes.
 pub const MAX_BYTES: usize = 4 << 20;
 /// No configuration may have more YAML documents.
@@ -94,22 +98,28 @@ pub fn render(bootstrap: &str, uuid: &str, class: Patches<'_>, server: Patches<'
             }
         }
     }
-    let label = json!({"version": "v1alpha1", "machine": {"kubelet": {"extraArgs": {
-        "node-labels": node_labels(&documents, uuid),
-    }}}});
-    strategic::apply(&mut documents, label).map_err(|why| Error::Patch { place: "the node label".into(), why })?;
+    let mut args = json!({ "node-labels": node_labels(&documents, uuid) });
+    if extra_arg(&documents, PROVIDER_ID).is_none() {
+        // Set by the kubelet itself it is there from the Node's first moment, whether or not the
+        // cluster's API can be reached from here.
+        args[PROVIDER_ID] = format!("{PROVIDER}://{uuid}").into();
+    }
+    let ours = json!({"version": "v1alpha1", "machine": {"kubelet": {"extraArgs": args}}});
+    strategic::apply(&mut documents, ours).map_err(|why| Error::Patch { place: "the node label".into(), why })?;
     write(&documents)
 }
 
 /// The kubelet's `node-labels`, with ours added to what is there.
 fn node_labels(documents: &[Value], uuid: &str) -> String {
-    let there = documents
-        .iter()
-        .filter(|d| is_machine_config(d))
-        .find_map(|d| d.pointer("/machine/kubelet/extraArgs/node-labels")?.as_str())
-        .unwrap_or_default();
+    let there = extra_arg(documents, "node-labels").and_then(Value::as_str).unwrap_or_default();
     let kept = there.split(',').map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(&format!("{UUID_LABEL}=")));
     kept.map(str::to_owned).chain([format!("{UUID_LABEL}={uuid}")]).collect::<Vec<_>>().join(",")
+}
+
+/// What the configuration itself gives the kubelet.
+fn extra_arg<'a>(documents: &'a [Value], name: &str) -> Option<&'a Value> {
+    let mut configs = documents.iter().filter(|d| is_machine_config(d));
+    configs.find_map(|d| d.pointer("/machine/kubelet/extraArgs")?.get(name))
 }
 
 /// RFC 6902 on the machine configuration document; all or none.

@@ -137,3 +137,19 @@ fn words_that_yaml_mistakes_survive() {
     assert_eq!(out[0]["machine"]["network"]["mode"], json!("0644"));
     assert_eq!(out[0]["machine"]["network"]["ratio"], json!("1e3"));
 }
+
+#[test]
+fn the_provider_id_is_ours_unless_the_configuration_has_its_own() {
+    let args = |config: &str| {
+        let text = render(config, UUID, Patches::default(), Patches::default()).unwrap();
+        let document: Value = serde_saphyr::from_str(&text).unwrap();
+        document["machine"]["kubelet"]["extraArgs"].clone()
+    };
+    let ours = args(CONFIG);
+    assert_eq!(ours["provider-id"], format!("sidero://{UUID}"));
+    assert_eq!(ours["node-labels"], format!("metal.sidero.dev/uuid={UUID}"));
+    let own = "version: v1alpha1\nmachine:\n  kubelet:\n    extraArgs: {provider-id: 'aws:///x', node-labels: 'a=b'}\n";
+    let kept = args(own);
+    assert_eq!(kept["provider-id"], "aws:///x");
+    assert_eq!(kept["node-labels"], format!("a=b,metal.sidero.dev/uuid={UUID}"));
+}

@@ -132,7 +132,13 @@ async fn hand_out(
     if bearer.closed {
         return Err(Refusal::Denied(Denied::Closed.to_string()));
     }
-    let body = render(node, &bearer).await?;
+    let body = render(node, &bearer).await;
+    let made = match &body {
+        Ok(_) => Ok(()),
+        Err(Refusal::Denied(why) | Refusal::Later(why) | Refusal::Broken(why)) => Err(why.clone()),
+    };
+    node.lifecycle.config(&bearer.server, &bearer.binding.metadata.uid, made);
+    let body = body?;
     if only_look {
         return Ok(body);
     }

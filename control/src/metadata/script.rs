@@ -85,7 +85,12 @@ impl Scripts {
     /// # Errors
     /// When a template of the operator does not render.
     pub fn disk(&self, method: DiskMethod) -> Result<String, BadScript> {
-        self.render("disk", context! { sanboot => method == DiskMethod::IpxeSanboot })
+        self.render(
+            "disk",
+            context! {
+                auto => method == DiskMethod::Auto, sanboot => method == DiskMethod::IpxeSanboot
+            },
+        )
     }
 
     fn render(&self, name: &str, values: Value) -> Result<String, BadScript> {
@@ -110,7 +115,7 @@ pub fn check_template(text: &str) -> Result<(), String> {
     engine.add_template_owned("own", text.to_owned()).map_err(|e| one_line(&e))?;
     let sample = "http://192.0.2.1:8081";
     let values = context! { control => sample, what => "agent", kernel => sample, initrd => sample,
-    args => ["a=b"], attempt => "0", machine => "52:54:00:12:34:56", sanboot => false };
+    args => ["a=b"], attempt => "0", machine => "52:54:00:12:34:56", auto => true, sanboot => false };
     engine.get_template("own").and_then(|t| t.render(values)).map(|_| ()).map_err(|e| one_line(&e))
 }
 
@@ -227,7 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn disk_scripts_are_those_of_sidero() {
+    fn disk_scripts_are_those_of_sidero_and_one_that_asks_the_firmware() {
+        let auto = scripts().disk(DiskMethod::Auto).unwrap();
+        assert!(
+            auto.contains("\niseq ${platform} efi && exit 1 ||\nsanboot --no-describe --drive 0x80 || exit 1\n"),
+            "{auto}"
+        );
         assert_eq!(scripts().disk(DiskMethod::IpxeExit).unwrap(), "#!ipxe\nexit\n");
         assert_eq!(scripts().disk(DiskMethod::IpxeSanboot).unwrap(), "#!ipxe\nsanboot --no-describe --drive 0x80\n");
     }

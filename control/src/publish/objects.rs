@@ -3,6 +3,7 @@
 
 use super::PublishError;
 use protocol::manifest::{Entry, ObjectId};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ pub struct Objects {
 }
 
 /// An object that is in the folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stored {
     /// Its digest and name.
     pub object: ObjectId,

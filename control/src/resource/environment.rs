@@ -19,9 +19,27 @@ pub struct EnvironmentSpec {
     /// Ours: a disk image that the agent writes, in place of kernel and initrd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
+    /// Ours: what x86_64 machines get in place of the files above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x86_64: Option<Variant>,
+    /// Ours: what arm64 machines get in place of the files above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm64: Option<Variant>,
     /// Ours: what counts as installed. [`InstalledWhen::NextBoot`] where it is not said.
     #[serde(rename = "installedWhen", skip_serializing_if = "Option::is_none")]
     pub installed_when: Option<InstalledWhen>,
+}
+
+/// What machines of one architecture get.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Variant {
+    pub kernel: Kernel,
+    pub initrd: Asset,
+    /// In place of kernel and initrd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
 }
 
 /// When a machine that was sent to an installer counts as installed.
@@ -89,7 +107,7 @@ pub struct EnvironmentStatus {
 
 /// One asset's state.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct AssetCondition {
     pub url: String,
@@ -99,7 +117,18 @@ pub struct AssetCondition {
     pub status: String,
     /// `Ready`.
     pub r#type: String,
-    /// Words, where it is not ready.
+    /// Ours: `Pending`, `Fetching`, `Failed`, `Incomplete`, `Ready`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Words: how far it is, or why it failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Ours: which generation of the spec this is about, so that `kubectl wait` is not content with
+    /// what was true before a change.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub observed_generation: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }

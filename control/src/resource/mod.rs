@@ -31,7 +31,9 @@ pub use cluster::{
     Endpoint, FailureDomain, Initialization, MetalCluster, MetalClusterSpec, MetalClusterStatus, MetalClusterTemplate,
     NoStatus, Template, TemplateMeta, TemplateSpec,
 };
-pub use environment::{Asset, AssetCondition, Environment, EnvironmentSpec, EnvironmentStatus, Image, InstalledWhen};
+pub use environment::{
+    Asset, AssetCondition, Environment, EnvironmentSpec, EnvironmentStatus, Image, InstalledWhen, Kernel, Variant,
+};
 pub use life::{
     EffectKind, EffectRecord, EffectState, Identity, InstallRecord, OnAccept, OrderRecord, OrderState, Phase,
     RootDeviceHints, WipePolicy, WipeRecord,
@@ -49,7 +51,7 @@ pub use server::{
     Bmc, BootFromDisk, ConfigPatch, Hardware, ManagementApi, NodeAddress, PxeMode, SecretKeyRef, Server, ServerSpec,
     ServerStatus, ValueFrom,
 };
-pub use validate::validate;
+pub use validate::{OWN_ENVIRONMENTS, validate};
 
 /// The parts of a Server's hardware.
 pub mod hardware {

@@ -3,16 +3,20 @@
 
 use super::class::Operator;
 use super::{
-    BadObject, Environment, Kind, MAX_REQUIREMENTS, MetalCluster, MetalClusterSpec, MetalClusterTemplate, MetalMachine,
-    MetalMachineTemplate, MetalRemediation, MetalRemediationTemplate, Object, Requirement, Server, ServerBinding,
-    ServerClass, Typed,
+    Asset, BadObject, Environment, Image, Kernel, Kind, MAX_REQUIREMENTS, MetalCluster, MetalClusterSpec,
+    MetalClusterTemplate, MetalMachine, MetalMachineTemplate, MetalRemediation, MetalRemediationTemplate, Object,
+    Requirement, Server, ServerBinding, ServerClass, Typed,
 };
+use crate::limits;
+use crate::metadata::words;
 use protocol::id::MachineId;
 
 /// Kubernetes' limit of a name (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
 /// How a providerID begins.
 const PROVIDER: &str = "sidero://";
+/// Names of environments that stoker itself brings along.
+pub const OWN_ENVIRONMENTS: [&str; 2] = ["agent-amd64", "agent-arm64"];
 /// The operations of RFC 6902.
 const PATCH_OPS: [&str; 6] = ["add", "remove", "replace", "copy", "move", "test"];
 
@@ -145,18 +149,51 @@ fn check_patches(patches: &[super::ConfigPatch], complain: &mut impl FnMut(Strin
 }
 
 fn check_environment(env: &Environment, complain: &mut impl FnMut(String)) {
-    for (field, asset) in [("kernel", &env.spec.kernel.asset), ("initrd", &env.spec.initrd)] {
-        if !asset.url.is_empty() && !["http://", "https://", "file://"].iter().any(|s| asset.url.starts_with(s)) {
-            complain(format!("spec.{field}.url {:?}: expected http://, https:// or file://", asset.url));
-        }
-        if !asset.sha512.is_empty()
-            && (asset.sha512.len() != 128 || !asset.sha512.bytes().all(|c| c.is_ascii_hexdigit()))
-        {
-            complain(format!("spec.{field}.sha512 is not 128 hex digits"));
+    let (name, spec) = (env.metadata.name.as_str(), &env.spec);
+    if OWN_ENVIRONMENTS.contains(&name) {
+        complain(format!("{name} is stoker's own agent; choose another name"));
+    }
+    check_files("spec", &spec.kernel, &spec.initrd, spec.image.as_ref(), complain);
+    for (arch, variant) in [("x86_64", &spec.x86_64), ("arm64", &spec.arm64)] {
+        if let Some(v) = variant {
+            check_files(&format!("spec.{arch}"), &v.kernel, &v.initrd, v.image.as_ref(), complain);
         }
     }
-    if env.spec.kernel.args.iter().any(|arg| arg.chars().any(char::is_control)) {
-        complain("spec.kernel.args has a control character".into());
+}
+
+fn check_files(at: &str, kernel: &Kernel, initrd: &Asset, image: Option<&Image>, complain: &mut impl FnMut(String)) {
+    let mut check = |field: &str, url: &str, sha512: &str| {
+        let known = ["http://", "https://", "file:///"].iter().any(|s| url.starts_with(s));
+        let plain = url.len() <= limits::URL_BYTES && url.bytes().all(|c| c.is_ascii_graphic());
+        let wrong = !known || !plain;
+        if !url.is_empty() && wrong {
+            let url: String = url.chars().take(limits::NETWORK_TEXT).collect();
+            complain(format!("{at}.{field}.url {url:?}: expected http://, https:// or file:///"));
+        }
+        if !sha512.is_empty() && (sha512.len() != 128 || !sha512.bytes().all(|c| c.is_ascii_hexdigit())) {
+            complain(format!("{at}.{field}.sha512 is not 128 hex digits (sha512sum prints them)"));
+        }
+    };
+    check("kernel", &kernel.asset.url, &kernel.asset.sha512);
+    check("initrd", &initrd.url, &initrd.sha512);
+    if let Some(image) = image {
+        check("image", &image.url, &image.sha512);
+        if !kernel.asset.url.is_empty() || !initrd.url.is_empty() {
+            complain(format!("{at} has an image and a kernel: keep one of them"));
+        }
+        if image.efi_loader.bytes().any(|c| !c.is_ascii_graphic()) {
+            complain(format!("{at}.image.efiLoader has a space, a control character or one outside ASCII"));
+        }
+    }
+    let words = || kernel.args.iter().flat_map(|arg| arg.split_ascii_whitespace());
+    if kernel.args.iter().any(|arg| arg.chars().any(char::is_control)) {
+        complain(format!("{at}.kernel.args has a control character"));
+    } else if let Some((arg, why)) = words().find_map(|a| Some((a, words::check_arg(a).err()?))) {
+        complain(format!("{at}.kernel.args {arg:?} {why}"));
+    }
+    let bytes: usize = words().map(|a| a.len() + 1).sum();
+    if bytes > limits::ARGS_BYTES {
+        complain(format!("{at}.kernel.args has {bytes} bytes, more than {}", limits::ARGS_BYTES));
     }
 }
 

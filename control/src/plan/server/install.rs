@@ -218,7 +218,10 @@ impl Step<'_> {
         if self.agent().is_some_and(|a| a.since_ms <= at + 1000) && matches!(self.view.install, Install::Image { .. }) {
             self.want_order(OrderKind::Reboot, "Installed");
         }
-        let sent = self.seen.script.as_ref().filter(|s| s.to == Destination::Disk && s.at_ms > at).map(|s| s.at_ms);
+        // `pxeBootAlways`: its Environment is what it runs.
+        let always = self.view.server.spec.pxe_boot_always;
+        let home = |to: &Destination| *to == Destination::Disk || always && matches!(to, Destination::Installer(_));
+        let sent = self.seen.script.as_ref().filter(|s| home(&s.to) && s.at_ms > at).map(|s| s.at_ms);
         if let Some(sent) = sent {
             let grace = sent + ms(limits::DISK_GRACE);
             if self.now >= grace {

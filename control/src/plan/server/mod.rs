@@ -10,7 +10,7 @@ mod install;
 mod release;
 mod wipe;
 
-pub use wipe::{disk_target, target};
+pub use wipe::{disk_target, is_named, is_own, target};
 
 #[cfg(test)]
 mod tests;
@@ -81,6 +81,8 @@ pub struct Seen {
     pub power: Option<(bool, u64)>,
     /// The effect that is being done now.
     pub running: Option<u64>,
+    /// Whether the configuration of the binding of that uid could be made, and why not.
+    pub config: Option<(String, Result<(), String>)>,
     /// How an effect ended.
     pub ended: Option<(u64, Result<(), String>)>,
 }
@@ -453,6 +455,32 @@ impl<'a> Step<'a> {
         };
         let installed = s.install.as_ref().is_some_and(|i| !i.installed.is_empty());
         condition(s, "PXEBooted", installed, if installed { "Installed" } else { "NotInstalled" }, self.now);
+        self.config_condition();
+    }
+}
+
+impl Step<'_> {
+    /// Whether the configuration of the present allocation can be handed out, as far as that was tried.
+    fn config_condition(&mut self) {
+        let uid = self.view.binding.map(|b| b.metadata.uid.as_str());
+        let conditions = &mut self.done.status.conditions;
+        let Some(uid) = uid else {
+            conditions.retain(|c| c.r#type != marks::CONFIG_READY);
+            return;
+        };
+        let Some((_, made)) = self.seen.config.as_ref().filter(|(of, _)| of == uid) else { return };
+        let reason = if made.is_ok() { "Made" } else { "NotMade" };
+        condition(&mut self.done.status, marks::CONFIG_READY, made.is_ok(), reason, self.now);
+        let conditions = &mut self.done.status.conditions;
+        if !conditions.iter().any(|c| c.r#type == marks::CONFIG_READY) {
+            let last_transition_time = rfc3339(self.now);
+            let (kind, status) = (marks::CONFIG_READY.to_owned(), "False".to_owned());
+            let reason = reason.to_owned();
+            conditions.push(Condition { r#type: kind, status, reason, last_transition_time, ..Condition::default() });
+        }
+        if let Some(c) = conditions.iter_mut().find(|c| c.r#type == marks::CONFIG_READY) {
+            c.message = made.as_ref().err().cloned().unwrap_or_default();
+        }
     }
 }
 

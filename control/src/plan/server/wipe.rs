@@ -27,22 +27,25 @@ pub fn disk_target(disk: &Disk) -> DiskTarget {
 }
 
 /// Whether the policy names this disk.
-fn named(disk: &Disk, names: &[String]) -> bool {
+pub fn is_named(disk: &Disk, names: &[String]) -> bool {
     names.iter().any(|n| !n.is_empty() && [&disk.wwid, &disk.serial_number, &disk.name, &disk.device_name].contains(&n))
 }
 
 /// How a disk is attached that is not the machine's own (W7).
 const FOREIGN: [&str; 6] = ["usb", "iscsi", "fc", "fcoe", "nvme-of", "mmc-removable"];
 
+/// Whether a disk is the machine's own and can be written to (W7).
+pub fn is_own(disk: &Disk) -> bool {
+    let foreign = FOREIGN.contains(&disk.transport.to_ascii_lowercase().as_str());
+    !disk.removable && !disk.read_only && disk.size > 0 && !foreign
+}
+
 impl Step<'_> {
     /// A new wipe order over the machine's own disks (W1, W7); nothing where they are not known.
     pub(super) fn wipe_order(&mut self, reason: &str) -> Option<OrderRecord> {
         let facts = self.view.facts?;
         let policy = self.policy();
-        let own = |d: &&Disk| {
-            !d.removable && !d.read_only && d.size > 0 && !FOREIGN.contains(&d.transport.to_ascii_lowercase().as_str())
-        };
-        let disks = facts.storage.iter().filter(own).filter(|d| !named(d, &policy.keep_disks));
+        let disks = facts.storage.iter().filter(|d| is_own(d) && !is_named(d, &policy.keep_disks));
         let order = WipeOrder {
             target: target(facts),
             disks: disks.map(disk_target).collect(),
