@@ -2,6 +2,7 @@
 //! Server that changes is compared with the classes, not the classes with all
 //! Servers. Pure; the watches that feed it are in [`super::follow`].
 
+use super::least::{Least, Size};
 use crate::resource::{Phase, Server, ServerClassSpec, ServerClassStatus, marks};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,7 @@ struct Class {
     used: BTreeSet<String>,
     /// Of the class, and neither free nor in use: with the reason.
     other: BTreeMap<String, Unfit>,
+    least: Least,
 }
 
 struct Known {
@@ -174,6 +176,9 @@ impl Index {
         let verdict = known.map(|k| fit(&k.server, self.bound.contains(name)));
         let free = verdict == Some(Ok(()));
         let used = verdict == Some(Err(Unfit::InUse));
+        // What nobody may have says nothing of what one would get.
+        let size = known.filter(|k| k.server.spec.accepted).and_then(|k| Size::of(&k.server));
+        entry.least.put(name, size);
         let changed = set(&mut entry.free, name, free) | set(&mut entry.used, name, used);
         match verdict {
             Some(Err(why)) if why != Unfit::InUse => {
@@ -247,6 +252,11 @@ impl Index {
             servers_available: entry.free.iter().cloned().collect(),
             servers_in_use: entry.used.iter().cloned().collect(),
         })
+    }
+
+    /// The least that an accepted machine of a class has.
+    pub fn least(&self, class: &str) -> Option<Size> {
+        self.classes.get(class)?.least.size()
     }
 
     /// Servers with a claim that has not ended: name and claim.

@@ -12,6 +12,7 @@ mod bind;
 mod claim;
 mod follow;
 mod index;
+mod least;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod tests;
 pub use claim::{Allocated, Ask, From, Refused, Released};
 pub use follow::follow;
 pub use index::{ANY, Unfit, fit};
+pub use least::Size;
 
 use crate::objects::Objects;
 use index::Index;
@@ -41,6 +43,11 @@ impl<O: Objects> Allocation<O> {
     /// How often a Server has been compared with a class since the start: the cost of what changed.
     pub fn compared(&self) -> u64 {
         self.index().compared()
+    }
+
+    /// The least that an accepted machine of a class has; nothing where no size is known.
+    pub fn least(&self, class: &str) -> Option<Size> {
+        self.index().least(class)
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

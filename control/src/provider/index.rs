@@ -116,7 +116,7 @@ impl Index {
 
 /// The kinds that are looked after.
 const fn is_ours(kind: Kind) -> bool {
-    matches!(kind, Kind::MetalCluster | Kind::MetalMachine | Kind::MetalRemediation)
+    matches!(kind, Kind::MetalCluster | Kind::MetalMachine | Kind::MetalMachineTemplate | Kind::MetalRemediation)
 }
 
 /// What an object stands on.
@@ -133,6 +133,9 @@ fn links(object: &Object) -> BTreeSet<Key> {
             to.extend(cluster());
             to.extend(owner(meta, "Machine").map(|name| here(Kind::Machine, name)));
             to.extend(text("/serverRef/name").map(|name| Key::new(Kind::Server, "", name)));
+        }
+        Kind::MetalMachineTemplate => {
+            to.extend(text("/template/spec/serverClassRef/name").map(|name| Key::new(Kind::ServerClass, "", name)));
         }
         Kind::MetalRemediation => {
             to.extend(cluster());

@@ -34,13 +34,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The kinds that it follows.
-const FOLLOWED: [Kind; 7] = [
+const FOLLOWED: [Kind; 9] = [
     Kind::ServerBinding,
     Kind::Server,
+    Kind::ServerClass,
     Kind::Cluster,
     Kind::Machine,
     Kind::MetalCluster,
     Kind::MetalMachine,
+    Kind::MetalMachineTemplate,
     Kind::MetalRemediation,
 ];
 
@@ -190,6 +192,7 @@ impl<O: Objects> Provider<O> {
             let round = match key.kind {
                 Kind::MetalMachine => self.machine(key).await,
                 Kind::MetalCluster => self.cluster(key).await,
+                Kind::MetalMachineTemplate => self.template(key).await,
                 Kind::MetalRemediation => self.remediation(key).await,
                 _ => return Ok(None),
             };

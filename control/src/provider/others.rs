@@ -1,4 +1,4 @@
-//! MetalClusters and MetalRemediations: read, decide, write, act.
+//! MetalClusters, templates of machines and MetalRemediations: read, decide, write, act.
 
 use super::index::Key;
 use super::{Provider, Round};
@@ -6,7 +6,8 @@ use crate::objects::{Error, Objects, rfc3339};
 use crate::plan::provider::{self, CLUSTER_FINALIZER, ClusterAct, ClusterView, RemediationAct, RemediationView, owner};
 use crate::resource::capi::CLUSTER_NAME;
 use crate::resource::{
-    Cluster, Kind, Machine, MetalCluster, MetalMachine, MetalRemediation, RemediationPhase, Server, Typed, marks,
+    Cluster, Kind, Machine, MetalCluster, MetalMachine, MetalMachineTemplate, MetalRemediation, RemediationPhase,
+    Server, Typed, marks,
 };
 use serde_json::{Value, json};
 
@@ -36,6 +37,26 @@ impl<O: Objects> Provider<O> {
         }
         self.inner.objects.replace(object).await?;
         Ok(Round::Again)
+    }
+
+    /// Tells an autoscaler what a machine made from the template would have at least.
+    pub(super) async fn template(&self, key: &Key) -> Result<Round, Error> {
+        let Some(mut object) = self.object(key.kind, &key.namespace, &key.name).await? else {
+            return Ok(Round::Rest(None));
+        };
+        let meta = &object.metadata;
+        if !self.inner.scope.has(meta) || provider::paused(meta, None) || meta.deletion_timestamp.is_some() {
+            return Ok(Round::Rest(None));
+        }
+        let it = MetalMachineTemplate::from_object(&object).map_err(|e| Error::Invalid(vec![e]))?;
+        let class = it.spec.template.spec.server_class_ref.as_ref();
+        let least = class.and_then(|class| self.inner.allocation.least(&class.name));
+        let status = provider::template(least, meta);
+        if status != it.status {
+            object.status = serde_json::to_value(&status).map_err(|e| Error::Store(e.to_string()))?;
+            self.inner.objects.replace_status(object).await?;
+        }
+        Ok(Round::Rest(None))
     }
 
     pub(super) async fn remediation(&self, key: &Key) -> Result<Round, Error> {

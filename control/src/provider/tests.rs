@@ -399,3 +399,31 @@ async fn c39_a_remediation_asks_once_for_each_try_and_tells_the_owner_in_the_end
     .await;
     w.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c33_a_template_tells_the_least_of_its_class() {
+    let mut w = World::new(3).await;
+    let hardware =
+        |threads: u32, memory: &str| json!({"compute": {"totalThreadCount": threads}, "memory": {"totalSize": memory}});
+    w.change(Kind::Server, &uuid(0), |o| o.spec["hardware"] = hardware(64, "256 GB")).await;
+    w.change(Kind::Server, &uuid(1), |o| o.spec["hardware"] = hardware(32, "512 GB")).await;
+    let labels = json!({"labels": {"kubernetes.io/arch": "amd64"}});
+    let spec = json!({"template": {"spec": any()}});
+    w.objects.create(object(Kind::MetalMachineTemplate, "t", labels, spec)).await.unwrap();
+    w.control().await;
+    let says = |cpu: &'static str, memory: u64| {
+        let w = &w;
+        async move || {
+            let status = w.get(Kind::MetalMachineTemplate, "t").await.unwrap().status;
+            status["capacity"]["cpu"] == cpu
+                && status["capacity"]["memory"].as_str() == Some(memory.to_string().as_str())
+        }
+    };
+    w.until("the least of each", says("32", 256 << 30)).await;
+    let status = w.get(Kind::MetalMachineTemplate, "t").await.unwrap().status;
+    assert_eq!(status["nodeInfo"], json!({"architecture": "amd64", "operatingSystem": "linux"}));
+    // A machine that is not ours says nothing of what one would get; the class tells of the change.
+    w.change(Kind::Server, &uuid(1), |o| o.spec["accepted"] = false.into()).await;
+    w.until("without the one that was taken out", says("64", 256 << 30)).await;
+    w.end().await;
+}

@@ -17,9 +17,10 @@ pub use cluster::{ClusterAct, ClusterDecision, ClusterView, cluster};
 pub use machine::{Held, MachineAct, MachineDecision, MachineView, machine, ours};
 pub use remediation::{RemediationAct, RemediationDecision, RemediationView, remediation};
 
+use crate::allocation::Size;
 use crate::objects::rfc3339;
 use crate::resource::capi::{DELETE_FOR_MOVE, GROUP};
-use crate::resource::{Cluster, Condition, Meta, marks};
+use crate::resource::{Cluster, Condition, Meta, MetalMachineTemplateStatus, NodeInfo, marks};
 
 /// Finalizer of a MetalCluster, as Sidero's.
 pub const CLUSTER_FINALIZER: &str = "metalcluster.infrastructure.cluster.x-k8s.io";
@@ -29,6 +30,8 @@ pub const MACHINE_FINALIZER: &str = "metalmachine.infrastructure.cluster.x-k8s.i
 pub const ABANDON: &str = "stoker.dev/abandon";
 /// How a providerID begins; the Server's name follows.
 pub const PROVIDER: &str = "sidero://";
+/// Label of a MetalMachineTemplate: the architecture of its machines, in Kubernetes' words.
+pub const ARCH: &str = "kubernetes.io/arch";
 /// Value of [`marks::PAUSED`] on a ServerBinding whose cluster is paused; what others have put there stays.
 pub const PAUSED_BY_CLUSTER: &str = "stoker.dev/cluster";
 
@@ -108,6 +111,18 @@ pub fn owner<'a>(meta: &'a Meta, kind: &str) -> Option<&'a str> {
         r.kind == kind && r.api_version.split_once('/').is_some_and(|(group, _)| group == GROUP)
     };
     meta.owner_references.iter().find(of).map(|r| r.name.as_str())
+}
+
+/// What a template tells an autoscaler that scales from zero: the least of its class, and the architecture where the
+/// template's own label says it.
+pub fn template(least: Option<Size>, meta: &Meta) -> MetalMachineTemplateStatus {
+    let Some(least) = least else { return MetalMachineTemplateStatus::default() };
+    let capacity = [("cpu", least.threads.to_string()), ("memory", least.memory.to_string())];
+    let architecture = meta.labels.get(ARCH).cloned().unwrap_or_default();
+    MetalMachineTemplateStatus {
+        capacity: capacity.map(|(k, v)| (k.to_owned(), v)).into(),
+        node_info: NodeInfo { architecture, operating_system: "linux".to_owned() },
+    }
 }
 
 /// Sets a condition; its time changes only with its status.
