@@ -96,6 +96,12 @@ pub const BMC_LOGINS: usize = 3;
 pub const BMC_LOGIN_WINDOW: Duration = Duration::from_secs(600);
 /// No effect on a machine may take longer, waiting for its BMC's turn included.
 pub const EFFECT_TIME: Duration = Duration::from_secs(120);
+/// An agent that sets its BMC up is given so long: 63 users are asked for by a slow interface.
+pub const BMC_SETUP_TIME: Duration = Duration::from_secs(5 * 60);
+/// Tries of the first login to a BMC that was set up: some need a moment before they know the user.
+pub const BMC_SETUP_LOGINS: u16 = 2;
+/// The pause between them.
+pub const BMC_SETUP_PAUSE: Duration = Duration::from_secs(10);
 /// Changes of one Server's status in one go.
 pub const RECONCILE_ROUNDS: u32 = 16;
 /// A failed reconciliation is repeated after this time.
@@ -104,6 +110,8 @@ pub const RECONCILE_PAUSE: Duration = Duration::from_secs(2);
 pub const WIPES_PER_MINUTE: usize = 64;
 /// A free machine that should be off by its own hand is switched off by its BMC after this time.
 pub const POWER_OFF_TIME: Duration = Duration::from_secs(60);
+
+const _: () = assert!((BMC_SETUP_LOGINS as usize) < BMC_LOGINS, "a set-up must not lock its own user out");
 
 // --- assets ----------------------------------------------------------------
 

@@ -2,15 +2,18 @@
 //! before it: drivers load, an address comes by DHCP, the inventory is told,
 //! orders are answered, and the machine switches off when it is told to.
 
+mod bmc;
+
 use assets::bundle::{self, Plan};
 use assets::lock::Lock;
 use assets::packages::Store;
 use protocol::report::{Answer, CURRENT, FirmwareKind, Hello, Level, Order, OrderKind, Status};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Without hardware virtualisation, on a busy machine.
@@ -83,14 +86,25 @@ impl Drop for Machine {
     }
 }
 
-fn build_bundle(out: PathBuf) -> PathBuf {
-    let repository = assets::repository().unwrap();
-    let cache = std::env::var_os("STOKER_CACHE").map_or_else(|| repository.join("target/bundle-cache"), PathBuf::from);
-    let store = Store::new(&cache, Lock::load(&repository).unwrap(), false);
-    let plan = Plan { out: out.clone(), repository, archs: vec!["x86_64".into()], agent: None, offline: false };
-    bundle::build(&plan, &store).unwrap();
-    bundle::verify(&out).unwrap();
-    out.join("env/agent-amd64")
+/// Kernel and initramfs with the agent as it is now, and this case's turn: one machine at a time,
+/// since a loaded host would only measure itself.
+fn ready() -> (&'static Path, MutexGuard<'static, ()>) {
+    static TURN: Mutex<()> = Mutex::new(());
+    static FILES: OnceLock<PathBuf> = OnceLock::new();
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = FILES.get_or_init(|| {
+        let repository = assets::repository().unwrap();
+        let cache = std::env::var_os("STOKER_CACHE");
+        let cache = cache.map_or_else(|| repository.join("target/bundle-cache"), PathBuf::from);
+        let store = Store::new(&cache, Lock::load(&repository).unwrap(), false);
+        // Kept from run to run: what is made of the same things is left as it is.
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agent-bundle");
+        let plan = Plan { out: out.clone(), repository, archs: vec!["x86_64".into()], agent: None, offline: false };
+        bundle::build(&plan, &store).unwrap();
+        bundle::verify(&out).unwrap();
+        out.join("env/agent-amd64")
+    });
+    (files, turn)
 }
 
 fn next(said: &Receiver<Said>, deadline: Instant, machine: &mut Machine) -> Said {
@@ -105,7 +119,7 @@ fn next(said: &Receiver<Said>, deadline: Instant, machine: &mut Machine) -> Said
 #[test]
 fn a_machine_boots_the_agent_tells_what_it_is_and_obeys() {
     let folder = tempfile::tempdir().unwrap();
-    let files = build_bundle(folder.path().join("bundle"));
+    let (files, _turn) = ready();
     let disk = folder.path().join("disk.raw");
     std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
 

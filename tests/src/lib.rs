@@ -1,3 +1,4 @@
 //! What several proofs share.
 
+pub mod guest;
 pub mod os;

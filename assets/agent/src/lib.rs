@@ -7,6 +7,7 @@
 //! `main.rs` reads downward as the story of one boot; each step is a module here.
 #![deny(unsafe_code)]
 
+pub mod bmc;
 pub mod cmdline;
 pub mod console;
 pub mod dhcp;

@@ -246,8 +246,8 @@ fn status(hello: &Hello, progress: &Progress, work: Option<&Work>) -> Status {
         level: live.as_ref().map_or(progress.level, |l| l.level),
         detail: live.as_ref().map_or_else(|| progress.detail.clone(), |l| l.detail.clone()),
         progress: live.as_ref().map(|l| l.progress.clone()),
+        bmc: live.as_ref().and_then(|l| l.bmc.clone()),
         disks: live.map(|l| l.disks).unwrap_or_default(),
-        bmc: None,
     }
 }
 

@@ -4,12 +4,15 @@
 use crate::sys::netlink::Netlink;
 use crate::talk::Talk;
 use crate::wipe::{self, Host, Stopped};
-use crate::{facts, say, talk};
-use protocol::report::{Disk, DiskResult, Facts, Level, OrderKind, Progress, Status, WipeOrder};
+use crate::{bmc, facts, say, sys, talk};
+use protocol::report::{BmcFound, BmcOrder, Disk, DiskResult, Facts, Level, OrderKind, Progress, Status, WipeOrder};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// The BMC's device, as the kernel's driver makes it.
+const BMC: &str = "/dev/ipmi0";
 
 /// How far the work is, for the next report.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Live {
     pub progress: Progress,
     /// Of a wipe.
     pub disks: Vec<DiskResult>,
+    /// Of a BMC's set-up.
+    pub bmc: Option<BmcFound>,
 }
 
 /// An order being carried out.
@@ -36,17 +41,21 @@ pub struct Work {
 impl Work {
     /// Begins an order, if it is one that takes long. `status` is what the agent reports of itself.
     pub fn begin(order: u64, kind: &OrderKind, control: &str, status: Status) -> Option<Self> {
-        let OrderKind::Wipe(wipe) = kind else { return None };
+        let run: Box<dyn FnOnce(&mut Machine) + Send> = match kind.clone() {
+            OrderKind::Wipe(wipe) => Box::new(move |machine| machine.run(&wipe)),
+            OrderKind::SetUpBmc(bmc) => Box::new(move |machine| machine.set_up_bmc(&bmc)),
+            _ => return None,
+        };
         let live = Arc::new(Mutex::new(Live {
             level: Level::Running,
-            detail: "looking at the disks".into(),
+            detail: "looking at the machine".into(),
             progress: Progress::default(),
             disks: Vec::new(),
+            bmc: None,
         }));
         let stop = Arc::new(AtomicBool::new(false));
         let mut host = Machine { talk: Talk::new(control), status, live: live.clone(), stop: stop.clone() };
-        let wipe = wipe.clone();
-        let thread = std::thread::spawn(move || host.run(&wipe));
+        let thread = std::thread::spawn(move || run(&mut host));
         Some(Self { order, live, stop, thread: Some(thread) })
     }
 
@@ -92,6 +101,29 @@ impl Machine {
             live.disks = disks;
             live.progress.counter += 1;
         });
+    }
+
+    fn set_up_bmc(&mut self, order: &BmcOrder) {
+        let done = wipe::check_target(&order.target, &self.facts()).and_then(|()| {
+            let mut device = sys::ipmi::Device::open(Path::new(BMC))
+                .map_err(|e| format!("this machine's BMC cannot be spoken to ({BMC}: {e})"))?;
+            bmc::set_up(order, &mut device, &mut |step| {
+                self.change(|live| {
+                    live.detail = format!("setting up the BMC: {step}");
+                    live.progress.counter += 1;
+                });
+                !self.stopped()
+            })
+        });
+        let (level, detail, found) = match done {
+            Ok(found) => {
+                let detail = format!("BMC {} port {} has user {:?}", found.address, found.port, order.user);
+                (Level::Done, detail, Some(found))
+            }
+            Err(why) => (Level::Failed, format!("the BMC: {why}"), None),
+        };
+        say!("order {}: {level:?}: {detail}", self.status.order);
+        self.change(|live| (live.level, live.detail, live.bmc) = (level, detail, found));
     }
 
     fn change(&self, change: impl FnOnce(&mut Live)) {

@@ -389,8 +389,9 @@ fn agent(top: &mut Section<'_>) -> AgentSettings {
     let mut s = Section::new(node, top.path("agent"), top.problems);
     let extra_args = args(&mut s, "extra_args");
     let poll_seconds = s.number("poll_seconds", 1..=300).and_then(|n| u32::try_from(n).ok()).unwrap_or(5);
+    let auto_bmc_setup = s.flag("auto_bmc_setup").unwrap_or(true);
     s.finish();
-    AgentSettings { extra_args, poll_seconds }
+    AgentSettings { extra_args, poll_seconds, auto_bmc_setup }
 }
 
 fn is_name(name: &str) -> bool {

@@ -188,6 +188,8 @@ pub struct AgentSettings {
     pub extra_args: Vec<String>,
     /// How often it asks for its order, seconds.
     pub poll_seconds: u32,
+    /// Whether it gives the BMC of an accepted machine a user, where nobody has declared that BMC.
+    pub auto_bmc_setup: bool,
 }
 
 /// Flags that override the file.

@@ -225,6 +225,19 @@ impl<'a> Section<'a> {
         number
     }
 
+    /// Yes or no.
+    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let node = self.take(key)?;
+        match node.kind {
+            Kind::Bool(value) => Some(value),
+            other => {
+                let what = format!("true or false belongs here, this is {}", other.name());
+                self.complain(node.line, key, what, "write true or false, without quotes");
+                None
+            }
+        }
+    }
+
     /// A list of texts.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let node = self.take(key)?;

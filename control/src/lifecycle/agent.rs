@@ -33,6 +33,7 @@ impl<O: Objects> Lifecycle<O> {
                 detail: String::new(),
                 progress: None,
                 disks: Vec::new(),
+                bmc: None,
             });
         }
         self.wake(server);
@@ -55,6 +56,7 @@ impl<O: Objects> Lifecycle<O> {
             agent.detail = crate::metadata::words::clean(&status.detail);
             agent.progress.clone_from(&status.progress);
             agent.disks.clone_from(&status.disks);
+            agent.bmc.clone_from(&status.bmc);
             // A poll without news is no reason to look at the machine.
             Agent { seen_ms: 0, ..before } != Agent { seen_ms: 0, ..agent.clone() }
         };
@@ -73,6 +75,9 @@ impl<O: Objects> Lifecycle<O> {
         let Ok(object) = self.inner.objects.get(Kind::Server, "", server).await else { return HOLD };
         let Ok(server) = Server::from_object(&object) else { return HOLD };
         let paused = self.is_paused(&server).await;
+        if let Some(order) = self.bmc_order(&server, verified, paused).await {
+            return order;
+        }
         let board = self.board();
         order::order(&server, board.facts(&server.metadata.name), verified, paused)
     }

@@ -21,6 +21,8 @@ pub struct Entry {
     pub facts: Option<Facts>,
     /// Its power state is being read.
     reading: bool,
+    /// The set-up of its BMC whose login is being tried.
+    trying: Option<(u64, u16)>,
 }
 
 impl Board {
@@ -54,6 +56,20 @@ impl Board {
         if let Some(on) = on {
             entry.seen.power = Some((on, at_ms));
         }
+    }
+
+    /// Its BMC is to be logged in to: whether nobody does so, or has done so, for this try.
+    pub fn trying(&mut self, server: &str, id: u64, logins: u16) -> bool {
+        let entry = self.of(server);
+        let done = entry.seen.bmc_login.as_ref().is_some_and(|(of, n, _)| (*of, *n) == (id, logins));
+        !done && entry.trying.replace((id, logins)) != Some((id, logins))
+    }
+
+    /// That was done.
+    pub fn tried(&mut self, server: &str, id: u64, logins: u16, result: Result<(), String>) {
+        let entry = self.of(server);
+        entry.trying = None;
+        entry.seen.bmc_login = Some((id, logins, result));
     }
 
     /// A machine that is not declared any more.

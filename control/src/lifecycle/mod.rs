@@ -10,12 +10,15 @@
 //! was decided on, so two processes cannot both act on one decision.
 
 mod agent;
+mod bmc;
 mod board;
 mod hands;
 mod installs;
 mod reconcile;
 mod record;
 
+#[cfg(test)]
+mod bmc_tests;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +66,8 @@ struct Inner<O: Objects> {
     bell: Notify,
     /// Milliseconds since 1970.
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// BMCs that nobody has declared are set up by agents.
+    set_up_bmcs: bool,
     /// When wipes were confirmed, within the last minute.
     confirmed: Mutex<VecDeque<u64>>,
 }
@@ -96,6 +101,7 @@ impl<O: Objects> Lifecycle<O> {
             queue: Mutex::default(),
             bell: Notify::new(),
             clock: Box::new(now_ms),
+            set_up_bmcs: true,
             confirmed: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

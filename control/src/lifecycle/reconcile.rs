@@ -22,6 +22,7 @@ pub struct Whole {
     pub install: Install,
     pub facts: Option<Facts>,
     pub paused: bool,
+    pub set_up_bmc: bool,
 }
 
 impl Whole {
@@ -43,6 +44,7 @@ impl Whole {
             facts: self.facts.as_ref(),
             managed: spec.bmc.is_some() || spec.management_api.is_some(),
             paused: self.paused,
+            set_up_bmc: self.set_up_bmc,
         }
     }
 
@@ -102,6 +104,13 @@ impl<O: Objects> Lifecycle<O> {
             object = self.inner.objects.replace(object).await?;
             wrote = true;
         }
+        // Likewise how to reach its BMC: after a crash the status follows from it.
+        if decision.adopt_bmc
+            && let Some(setup) = &decision.status.bmc_setup
+        {
+            object = self.adopt_bmc(object, setup).await?;
+            wrote = true;
+        }
         if decision.status != whole.server.status {
             let fresh = decision.status.wiped != whole.server.status.wiped;
             if let Some(record) = decision.status.wiped.as_mut().filter(|_| fresh) {
@@ -135,6 +144,11 @@ impl<O: Objects> Lifecycle<O> {
         }
         if decision.read_power {
             self.read_power(whole);
+        }
+        if decision.try_bmc
+            && let Some(setup) = &decision.status.bmc_setup
+        {
+            self.try_bmc(whole, setup);
         }
         if let Some(at) = decision.recheck_ms {
             self.wake_at(name, at);
@@ -212,6 +226,7 @@ impl<O: Objects> Lifecycle<O> {
             class,
             install: Install::None,
             facts,
+            set_up_bmc: self.inner.set_up_bmcs,
         };
         whole.install = self.install(&whole).await?;
         Ok(whole)

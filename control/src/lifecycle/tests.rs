@@ -17,8 +17,8 @@ use protocol::report::{
 };
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-const UUID: &str = "6f0c4e2a-0b1d-4c5e-8f90-123456789abc";
-const START: u64 = 1_795_392_000_000;
+pub(super) const UUID: &str = "6f0c4e2a-0b1d-4c5e-8f90-123456789abc";
+pub(super) const START: u64 = 1_795_392_000_000;
 
 /// What is on the machine's disk.
 #[derive(Clone, PartialEq, Debug)]
@@ -104,10 +104,10 @@ impl Hands for World {
 
 /// A store whose process dies at the nth write.
 #[derive(Clone)]
-struct Dying {
-    store: Embedded,
-    left: Arc<AtomicUsize>,
-    spent: Arc<AtomicUsize>,
+pub(super) struct Dying {
+    pub(super) store: Embedded,
+    pub(super) left: Arc<AtomicUsize>,
+    pub(super) spent: Arc<AtomicUsize>,
 }
 
 impl Dying {
@@ -150,7 +150,7 @@ impl Objects for Dying {
     }
 }
 
-struct Kernel;
+pub(super) struct Kernel;
 
 impl Installs for Kernel {
     fn install(&self, wanted: &Wanted<'_>) -> Install {
@@ -169,7 +169,7 @@ struct Story {
     deaths: usize,
 }
 
-fn facts() -> Facts {
+pub(super) fn facts() -> Facts {
     let disk = Disk { name: "sda".into(), size: 1 << 30, serial_number: "D1".into(), ..Disk::default() };
     let stick = Disk { name: "sdb".into(), size: 1 << 30, removable: true, ..Disk::default() };
     Facts {

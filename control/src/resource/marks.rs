@@ -32,6 +32,14 @@ pub const ALLOCATION: &str = "stoker.dev/allocation";
 pub const IDENTITY_CONFLICT: &str = "IdentityConflict";
 /// Condition of a Server: whether its machine configuration can be handed out.
 pub const CONFIG_READY: &str = "ConfigReady";
+/// Condition of a Server: whether its BMC was given a user of ours, and why not.
+pub const BMC_SET_UP: &str = "BmcSetUp";
+/// The user that stoker makes in BMCs.
+pub const BMC_USER: &str = "stoker";
+/// Keys of a BMC's credentials in their Secret.
+pub const BMC_USER_KEY: &str = "user";
+/// See [`BMC_USER_KEY`].
+pub const BMC_PASS_KEY: &str = "pass";
 /// Namespace of the Secrets that stoker makes.
 pub const NAMESPACE: &str = "stoker";
 /// Key of a machine's configuration in its Secret, as Cluster API's bootstrap data have it.

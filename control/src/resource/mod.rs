@@ -10,6 +10,7 @@
 //! forms ([`Server`], ...) by [`Typed`].
 
 mod binding;
+mod bmc_setup;
 pub mod capi;
 mod class;
 mod cluster;
@@ -25,6 +26,7 @@ mod server;
 mod validate;
 
 pub use binding::{ServerBinding, ServerBindingSpec, ServerBindingStatus};
+pub use bmc_setup::{BmcSetup, BmcSetupState};
 pub use capi::{Cluster, Machine};
 pub use class::{LabelSelector, Qualifiers, ServerClass, ServerClassSpec, ServerClassStatus};
 pub use cluster::{

@@ -1,5 +1,6 @@
 //! A Server: one machine, named by its SMBIOS UUID.
 
+use super::bmc_setup::BmcSetup;
 use super::life::{EffectRecord, Identity, InstallRecord, OrderRecord, Phase, RootDeviceHints, WipePolicy, WipeRecord};
 use super::meta::{Condition, ObjectReference};
 use super::typed;
@@ -282,6 +283,9 @@ pub struct ServerStatus {
     /// The installation for the present allocation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub install: Option<InstallRecord>,
+    /// The last set-up of its BMC by its agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bmc_setup: Option<BmcSetup>,
 }
 
 /// An address of a machine (core/v1 NodeAddress).

@@ -2,6 +2,8 @@
 
 #[expect(unsafe_code, reason = "requests to block devices have no safe interface")]
 pub mod block;
+#[expect(unsafe_code, reason = "the IPMI driver has no safe interface")]
+pub mod ipmi;
 pub mod netlink;
 
 use rustix::mount::{MountFlags, mount};

@@ -5,6 +5,7 @@
 //! (W1 to W14, R1 to R6) are law here: without a persisted order nothing is
 //! erased; what is not understood is left alone.
 
+pub mod bmc;
 mod effect;
 mod install;
 mod release;
@@ -21,7 +22,7 @@ use crate::resource::{
     Condition, EffectKind, EffectRecord, OnAccept, OrderRecord, OrderState, Phase, Server, ServerBinding, ServerClass,
     ServerStatus, WipePolicy, marks,
 };
-use protocol::report::{DiskResult, Facts, ImageOrder, Level, OrderKind, Progress};
+use protocol::report::{BmcFound, DiskResult, Facts, ImageOrder, Level, OrderKind, Progress};
 use std::time::Duration;
 
 /// The facts that a decision rests on.
@@ -41,6 +42,8 @@ pub struct View<'a> {
     pub managed: bool,
     /// The operator or Cluster API says: touch nothing.
     pub paused: bool,
+    /// BMCs that nobody has declared are set up by the agent.
+    pub set_up_bmc: bool,
 }
 
 /// What a machine is installed from.
@@ -85,6 +88,8 @@ pub struct Seen {
     pub config: Option<(String, Result<(), String>)>,
     /// How an effect ended.
     pub ended: Option<(u64, Result<(), String>)>,
+    /// Whether control could log in to the BMC, by the id of its set-up and the number of the try.
+    pub bmc_login: Option<(u64, u16, Result<(), String>)>,
 }
 
 /// An agent, as it reports.
@@ -108,6 +113,8 @@ pub struct Agent {
     pub progress: Option<Progress>,
     /// Of a wipe.
     pub disks: Vec<DiskResult>,
+    /// Of a BMC's set-up.
+    pub bmc: Option<BmcFound>,
 }
 
 /// A script that a machine was given.
@@ -156,6 +163,10 @@ pub struct Decision {
     pub mark_accepted: bool,
     /// The power state is to be read: what is known of it is too old.
     pub read_power: bool,
+    /// Control is to log in to the BMC that the agent has set up.
+    pub try_bmc: bool,
+    /// `spec.bmc` is to say how, before the status is written.
+    pub adopt_bmc: bool,
     /// To be looked at again at this time, milliseconds since 1970, if nothing else happens.
     pub recheck_ms: Option<u64>,
 }
@@ -180,6 +191,7 @@ pub fn server(view: &View<'_>, seen: &Seen, now_ms: u64) -> Decision {
         Some(Phase::Releasing) => step.releasing(),
         Some(Phase::Quarantined) => step.quarantined(),
     }
+    step.set_up_bmc();
     step.settle();
     step.done
 }
@@ -201,6 +213,8 @@ impl<'a> Step<'a> {
             heeded: Vec::new(),
             mark_accepted: false,
             read_power: false,
+            try_bmc: false,
+            adopt_bmc: false,
             recheck_ms: None,
         };
         Self { view, seen, now, done }
