@@ -3,6 +3,7 @@
 //! orders are answered, and the machine switches off when it is told to.
 
 mod bmc;
+mod kexec;
 
 use assets::bundle::{self, Plan};
 use assets::lock::Lock;

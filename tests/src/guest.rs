@@ -1,12 +1,13 @@
 //! A machine that runs the agent's kernel and initramfs in QEMU, and control
 //! for it alone: a function that gives orders by what was said.
 
-use protocol::report::{Answer, CURRENT, Confirmed, Hello, Order, Status};
+use protocol::report::{Answer, CURRENT, Hello, Order, Status};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Without hardware virtualisation, on a busy machine.
@@ -40,7 +41,7 @@ impl Control {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let (sender, said) = channel();
-        std::thread::spawn(move || serve(&listener, &files, order, &sender));
+        std::thread::spawn(move || serve(&listener, files, order, &sender));
         Self { port, said }
     }
 
@@ -69,44 +70,47 @@ impl Control {
     }
 }
 
+/// Every connection has a thread: an agent that works on an order speaks on several.
 fn serve(
     listener: &TcpListener,
-    files: &Files,
-    mut order: impl FnMut(&Said) -> Order,
+    files: Files,
+    order: impl FnMut(&Said) -> Order + Send + 'static,
     said: &Sender<Said>,
 ) -> std::io::Result<()> {
+    let (files, order) = (Arc::new(files), Arc::new(Mutex::new(order)));
     for stream in listener.incoming() {
-        // One connection after the other; a machine that has gone must not hold up the next.
-        let stream = stream?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut reader = BufReader::new(stream);
-        while let Ok(Some((path, body))) = request(&mut reader) {
-            let answer = match path.as_str() {
-                "/agent/v1/hello" | "/agent/v1/status" => {
-                    let word = match path.ends_with("hello") {
-                        true => Said::Hello(serde_json::from_slice(&body)?),
-                        false => Said::Status(serde_json::from_slice(&body)?),
-                    };
-                    let order = order(&word);
-                    said.send(word).map_err(std::io::Error::other)?;
-                    Some(serde_json::to_vec(&Answer { version: CURRENT, order, poll_seconds: 1 })?)
-                }
-                "/agent/v1/confirm" => {
-                    let status: Status = serde_json::from_slice(&body)?;
-                    let go = Confirmed { version: CURRENT, order: status.order, go: true, why: String::new() };
-                    Some(serde_json::to_vec(&go)?)
-                }
-                path => files.iter().find(|(name, _)| name == path).map(|(_, bytes)| bytes.clone()),
-            };
-            let line = if answer.is_some() { "200 OK" } else { "404 Not Found" };
-            let body = answer.unwrap_or_default();
-            let mut stream: &TcpStream = reader.get_ref();
-            let sent = write!(stream, "HTTP/1.1 {line}\r\ncontent-length: {}\r\n\r\n", body.len())
-                .and_then(|()| stream.write_all(&body));
-            if sent.is_err() {
-                break;
+        let (stream, files, order, said) = (stream?, files.clone(), order.clone(), said.clone());
+        std::thread::spawn(move || answer(stream, &files, &order, &said));
+    }
+    Ok(())
+}
+
+fn answer(
+    stream: TcpStream,
+    files: &Files,
+    order: &Mutex<impl FnMut(&Said) -> Order>,
+    said: &Sender<Said>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    while let Some((path, body)) = request(&mut reader)? {
+        let answer = match path.as_str() {
+            "/agent/v1/hello" | "/agent/v1/status" => {
+                let word = match path.ends_with("hello") {
+                    true => Said::Hello(serde_json::from_slice(&body)?),
+                    false => Said::Status(serde_json::from_slice(&body)?),
+                };
+                let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
+                let order = order(&word);
+                said.send(word).map_err(std::io::Error::other)?;
+                Some(serde_json::to_vec(&Answer { version: CURRENT, order, poll_seconds: 1 })?)
             }
-        }
+            path => files.iter().find(|(name, _)| name == path).map(|(_, bytes)| bytes.clone()),
+        };
+        let line = if answer.is_some() { "200 OK" } else { "404 Not Found" };
+        let body = answer.unwrap_or_default();
+        let mut stream: &TcpStream = reader.get_ref();
+        write!(stream, "HTTP/1.1 {line}\r\ncontent-length: {}\r\n\r\n", body.len())?;
+        stream.write_all(&body)?;
     }
     Ok(())
 }

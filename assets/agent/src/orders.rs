@@ -42,12 +42,19 @@ impl Progress {
             // Order 0 is "no order", whatever it calls itself.
             _ if order.id == 0 => (Level::Holding, "", None),
             OrderKind::Hold => (Level::Holding, "", None),
-            OrderKind::Reboot | OrderKind::PowerOff | OrderKind::Wipe(_) | OrderKind::SetUpBmc(_) if !owns_machine => {
+            OrderKind::Reboot
+            | OrderKind::PowerOff
+            | OrderKind::Wipe(_)
+            | OrderKind::SetUpBmc(_)
+            | OrderKind::Kexec(_)
+                if !owns_machine =>
+            {
                 (Level::Failed, "this agent was started by hand and does not own the machine", None)
             }
             OrderKind::Reboot => (Level::Running, "restarting", Some(Action::Restart)),
             OrderKind::PowerOff => (Level::Running, "switching off", Some(Action::PowerOff)),
             OrderKind::Wipe(_) => (Level::Running, "erasing disks", Some(Action::Work)),
+            OrderKind::Kexec(_) => (Level::Running, "starting another kernel", Some(Action::Work)),
             OrderKind::SetUpBmc(_) => (Level::Running, "setting up the BMC", Some(Action::Work)),
             _ => (Level::Unsupported, "this agent does not know that kind of order", None),
         };

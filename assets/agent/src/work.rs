@@ -4,9 +4,12 @@
 use crate::sys::netlink::Netlink;
 use crate::talk::Talk;
 use crate::wipe::{self, Host, Stopped};
-use crate::{bmc, facts, say, sys, talk};
-use protocol::report::{BmcFound, BmcOrder, Disk, DiskResult, Facts, Level, OrderKind, Progress, Status, WipeOrder};
-use std::io;
+use crate::{bmc, facts, kexec, say, sys, talk};
+use protocol::report::{
+    BmcFound, BmcOrder, Disk, DiskResult, Facts, KexecOrder, Level, OrderKind, Progress, Status, WipeOrder,
+};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +46,7 @@ impl Work {
     pub fn begin(order: u64, kind: &OrderKind, control: &str, status: Status) -> Option<Self> {
         let run: Box<dyn FnOnce(&mut Machine) + Send> = match kind.clone() {
             OrderKind::Wipe(wipe) => Box::new(move |machine| machine.run(&wipe)),
+            OrderKind::Kexec(kexec) => Box::new(move |machine| machine.kexec(&kexec)),
             OrderKind::SetUpBmc(bmc) => Box::new(move |machine| machine.set_up_bmc(&bmc)),
             _ => return None,
         };
@@ -126,12 +130,59 @@ impl Machine {
         self.change(|live| (live.level, live.detail, live.bmc) = (level, detail, found));
     }
 
+    /// Control is told before the machine changes over, and may take the order back until then.
+    fn kexec(&mut self, order: &KexecOrder) {
+        let prepared = wipe::check_target(&order.target, &self.facts())
+            .and_then(|()| kexec::prepare(order, &kexec::folder(), self));
+        let why = match prepared {
+            Ok(()) => {
+                let detail = "the other kernel is loaded; it starts now";
+                say!("order {}: {detail}", self.status.order);
+                self.change(|live| detail.clone_into(&mut live.detail));
+                self.status.level = Level::Running;
+                detail.clone_into(&mut self.status.detail);
+                match self.talk.status(&self.status) {
+                    Ok(answer) if answer.order.id != self.status.order => "the order was withdrawn".to_owned(),
+                    // What control does not hear now, it hears of the other kernel.
+                    Ok(_) | Err(_) if !self.stopped() => sys::restart_into_loaded().to_string(),
+                    Ok(_) | Err(_) => "the order was withdrawn".to_owned(),
+                }
+            }
+            Err(why) => why,
+        };
+        say!("order {}: Failed: {why}", self.status.order);
+        self.change(|live| (live.level, live.detail) = (Level::Failed, why));
+    }
+
     fn change(&self, change: impl FnOnce(&mut Live)) {
         change(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+}
+
+impl kexec::Host for Machine {
+    fn open(&mut self, url: &str) -> Result<Box<dyn Read>, String> {
+        kexec::open(url)
+    }
+
+    fn load(&mut self, kernel: &File, initrd: Option<&File>, args: &str) -> io::Result<()> {
+        sys::kexec::load(kernel, initrd, args)
+    }
+
+    fn tell(&mut self, step: &str, done: u64) -> bool {
+        self.change(|live| {
+            live.detail = step.to_owned();
+            let counter = live.progress.counter + 1;
+            live.progress = Progress { counter, done, total: 0, step: step.to_owned() };
+        });
+        !self.stopped()
+    }
+
+    fn pause(&mut self, failures: u32) {
+        std::thread::sleep(talk::back_off(failures));
     }
 }
 

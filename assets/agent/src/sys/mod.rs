@@ -4,6 +4,8 @@
 pub mod block;
 #[expect(unsafe_code, reason = "the IPMI driver has no safe interface")]
 pub mod ipmi;
+#[expect(unsafe_code, reason = "loading a kernel has no safe interface")]
+pub mod kexec;
 pub mod netlink;
 
 use rustix::mount::{MountFlags, mount};
@@ -51,6 +53,11 @@ pub fn restart() -> io::Error {
 /// Flushes disks, then switches the machine off. Returns only on failure.
 pub fn power_off() -> io::Error {
     leave(RebootCommand::PowerOff)
+}
+
+/// Flushes disks, then starts the kernel that was loaded. Returns only on failure.
+pub fn restart_into_loaded() -> io::Error {
+    leave(RebootCommand::Kexec)
 }
 
 fn leave(how: RebootCommand) -> io::Error {
