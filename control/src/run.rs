@@ -158,7 +158,7 @@ impl Control {
         let Self {
             environments, machines, tokens, objects, timeline, observer, observations, metrics, scripts, ..
         } = self;
-        let allocation = Allocation::new(objects.clone());
+        let allocation = Allocation::knowing(objects.clone(), settings.environments.keys().cloned().collect());
         allocation.ensure_any().await?;
         let inventory = Inventory::open(objects.clone(), machines.clone()).await?;
         let key = settings.state.join("control/wipe-records.key");

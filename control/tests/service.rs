@@ -1,142 +1,19 @@
 //! Control as a whole, over real sockets: started from a configuration file,
 //! asked by curl, watched over its Unix socket, ended and started again.
 
+mod harness;
+
 use control::api::types::{BootList, EnvironmentList, MachineRecord, MachineStory, Phase, Problem, Status, WatchLine};
-use control::config::{self, Overrides};
 use control::run::{Control, StartError};
+use harness::{MAC, UUID, ask, bundle, hello, settings, start};
 use protocol::event::{CURRENT, Event, Kind, Outcome, Proto};
 use protocol::manifest::{Manifest, ObjectId};
-use protocol::report::{Answer, Facts, FirmwareKind, Hello, Interface, OrderKind, System};
-use serde::de::DeserializeOwned;
+use protocol::report::{Answer, OrderKind};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
-
-const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
-const MAC: &str = "52:54:00:12:34:56";
-
-struct Running {
-    url: String,
-    state: PathBuf,
-    stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-fn settings(dir: &Path, more: &str) -> config::Settings {
-    let text = format!(
-        "interface: lo\naddress: 127.0.0.1\ndhcp: {{mode: 'off'}}\nstate: {}\n{more}",
-        dir.join("state").display()
-    );
-    let file = dir.join("stoker.yaml");
-    std::fs::write(&file, text).unwrap();
-    let mut settings = config::load(Some(&file), &Overrides::default()).unwrap_or_else(|p| panic!("{p:#?}"));
-    settings.http_port = 0;
-    settings
-}
-
-/// Starts control on a port that the kernel chooses, in a runtime of its own.
-fn start(dir: &Path, more: &str) -> Running {
-    let settings = settings(dir, more);
-    let state = settings.state.clone();
-    let stop = CancellationToken::new();
-    let (tell, told) = std::sync::mpsc::channel();
-    let ending = stop.clone();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let control = Control::open(settings).await.unwrap();
-            tell.send(control.node_address().unwrap()).unwrap();
-            control.serve(ending).await.unwrap();
-        });
-    });
-    let address = told.recv_timeout(Duration::from_secs(20)).unwrap();
-    Running { url: format!("http://{address}"), state, stop, thread: Some(thread) }
-}
-
-impl Running {
-    /// Status and body, by curl.
-    fn curl(&self, args: &[&str], path: &str) -> (u16, String) {
-        let url = format!("{}{path}", self.url);
-        let out = Command::new("curl")
-            .args(["-s", "-m", "20", "-w", "\n%{http_code}"])
-            .args(args)
-            .arg(&url)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap();
-        let (body, code) = text.rsplit_once('\n').unwrap();
-        (code.parse().unwrap(), body.to_owned())
-    }
-
-    fn api(&self, args: &[&str], path: &str) -> (u16, String) {
-        let socket = self.state.join("run/control.sock");
-        let all = [&["--unix-socket", socket.to_str().unwrap()], args].concat();
-        let out = Command::new("curl")
-            .args(["-s", "-m", "20", "-w", "\n%{http_code}"])
-            .args(all)
-            .arg(format!("http://stoker{path}"))
-            .output()
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap();
-        let (body, code) = text.rsplit_once('\n').unwrap();
-        (code.parse().unwrap(), body.to_owned())
-    }
-
-    fn get<T: DeserializeOwned>(&self, path: &str) -> T {
-        let (code, body) = self.api(&[], path);
-        assert_eq!(code, 200, "{path}: {body}");
-        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
-    }
-
-    /// Asks until it fits: for what another thread brings about.
-    fn until<T: DeserializeOwned + std::fmt::Debug>(&self, path: &str, fits: impl Fn(&T) -> bool) -> T {
-        let mut last = None;
-        for _ in 0..400 {
-            let now: T = self.get(path);
-            if fits(&now) {
-                return now;
-            }
-            last = Some(now);
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("{path} never fitted: {last:#?}");
-    }
-
-    fn end(mut self) {
-        self.stop.cancel();
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-/// A bundle folder with an agent and a boot loader.
-fn bundle(dir: &Path) -> String {
-    let files: Vec<_> = [("tftp/snponly.efi", "efi"), ("env/agent-amd64/vmlinuz", "kernel"), ("env/agent-amd64/initramfs.xz", "initrd")]
-        .iter()
-        .map(|(path, bytes)| {
-            let at = dir.join("bundle").join(path);
-            std::fs::create_dir_all(at.parent().unwrap()).unwrap();
-            std::fs::write(at, bytes).unwrap();
-            serde_json::json!({"path": path, "sha256": ObjectId::of(bytes.as_bytes()), "length": bytes.len(), "content_type": "application/octet-stream", "role": "x", "arch": "x86_64"})
-        })
-        .collect();
-    let index = serde_json::json!({"version": 1, "name": "test bundle", "files": files}).to_string();
-    std::fs::write(dir.join("bundle/bundle.json"), index).unwrap();
-    "bundle: bundle\n".into()
-}
-
-fn ask(mac: &str) -> String {
-    format!("/ipxe?uuid={UUID}&mac={mac}&domain=&hostname=&serial=&arch=x86_64")
-}
 
 #[test]
 fn sidero_arguments_and_status_codes() {
@@ -230,22 +107,6 @@ fn files_are_the_edges_and_it_is_on_the_host_that_was_asked() {
     assert_eq!(control.curl(&[], "/healthz"), (200, "ok\n".into()));
     assert!(control.curl(&[], "/metrics").1.contains("stoker_control_manifest_generation"));
     control.end();
-}
-
-fn hello(boot_id: &str) -> Hello {
-    let mac = MAC.parse().ok();
-    let system = System { uuid: UUID.parse().ok(), product_name: "Standard PC".into(), ..System::default() };
-    let network = vec![Interface { mac, ..Interface::default() }];
-    let facts = Facts { system, network, firmware: FirmwareKind::Uefi, ..Facts::default() };
-    Hello {
-        version: 1,
-        agent: "0.1.0".into(),
-        boot_id: boot_id.into(),
-        attempt: None,
-        boot_mac: mac,
-        uptime_s: 4.5,
-        facts,
-    }
 }
 
 #[test]

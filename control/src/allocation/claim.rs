@@ -65,6 +65,9 @@ pub struct Allocated {
     pub server: String,
     /// It had this machine before it asked.
     pub already: bool,
+    /// What keeps the machine from being installed at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What is being taken back.
@@ -124,7 +127,7 @@ impl<O: Objects> Allocation<O> {
         if let Some(binding) = self.binding_of(&ask.name).await? {
             return already(&ask, &binding);
         }
-        if let Some(name) = &ask.environment {
+        if let Some(name) = ask.environment.as_ref().filter(|name| !self.configured.contains(*name)) {
             found(self.objects.get(Kind::Environment, "", name).await, || Refused::NoEnvironment(name.clone()))?;
         }
         let candidates = match &ask.from {
@@ -136,7 +139,7 @@ impl<O: Objects> Allocation<O> {
         };
         for name in candidates {
             match self.claim(&name, &ask).await {
-                Ok(()) => return Ok(Allocated { name: ask.name, server: name, already: false }),
+                Ok(()) => return Ok(Allocated { name: ask.name, server: name, already: false, warnings: Vec::new() }),
                 // It was free a moment ago; another one may still be.
                 Err(Refused::NotFree { .. } | Refused::NoServer(_) | Refused::Store(Error::Conflict { .. }))
                     if matches!(ask.from, From::Class(_)) => {}
@@ -345,7 +348,7 @@ fn already(ask: &Ask, binding: &ServerBinding) -> Result<Allocated, Refused> {
         From::Class(class) => binding.spec.server_class_ref.as_ref().is_some_and(|r| r.name == *class),
     };
     if same && binding.metadata.deletion_timestamp.is_none() {
-        Ok(Allocated { name: ask.name.clone(), server, already: true })
+        Ok(Allocated { name: ask.name.clone(), server, already: true, warnings: Vec::new() })
     } else {
         Err(Refused::Taken { name: ask.name.clone(), server })
     }

@@ -24,11 +24,14 @@ pub use least::Size;
 
 use crate::objects::Objects;
 use index::Index;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Gives machines to those who ask, and takes them back.
 pub struct Allocation<O: Objects> {
     objects: O,
+    /// Environments of the configuration file, which have no object.
+    configured: BTreeSet<String>,
     index: Mutex<Index>,
     /// One at a time, so that the same name asked for twice at once gets one machine.
     turn: tokio::sync::Mutex<()>,
@@ -37,7 +40,12 @@ pub struct Allocation<O: Objects> {
 impl<O: Objects> Allocation<O> {
     /// Knows no machine before [`follow`] has listed them.
     pub fn new(objects: O) -> Arc<Self> {
-        Arc::new(Self { objects, index: Mutex::default(), turn: tokio::sync::Mutex::default() })
+        Self::knowing(objects, BTreeSet::new())
+    }
+
+    /// As [`Allocation::new`], with Environments that may be named beside the declared ones.
+    pub fn knowing(objects: O, configured: BTreeSet<String>) -> Arc<Self> {
+        Arc::new(Self { objects, configured, index: Mutex::default(), turn: tokio::sync::Mutex::default() })
     }
 
     /// How often a Server has been compared with a class since the start: the cost of what changed.

@@ -77,7 +77,7 @@ async fn an_allocation_is_a_binding_with_its_configuration_and_asked_again_the_s
     until(async || allocation.index().free(ANY, 0, 9).len() == 1).await;
 
     let first = allocation.allocate(ask("web-1")).await.unwrap();
-    assert_eq!(first, Allocated { name: "web-1".into(), server: uuid(1), already: false });
+    assert_eq!(first, Allocated { name: "web-1".into(), server: uuid(1), already: false, warnings: vec![] });
     let again = allocation.allocate(ask("web-1")).await.unwrap();
     assert_eq!(again, Allocated { already: true, ..first });
     let binding = bindings(&objects).await.pop().unwrap();

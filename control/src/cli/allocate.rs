@@ -21,6 +21,7 @@ Asked again with the same name, the same machine is answered.
 
 Examples:
   stoker allocate --class any --name worker-1 --config worker.yaml
+  stoker allocate --class big --name db-1 --config user-data.yaml --environment debian
   stoker allocate --server 6f0c4e2a-0b1d-4c5e-8f90-123456789abc --name db-1 --config db.yaml
   talosctl gen config ... -o - -t worker | stoker allocate --class big --name w2 --config -")]
 pub struct Allocate {
@@ -75,6 +76,9 @@ impl Allocate {
         let config = self.config.as_deref().map(read).transpose()?;
         let ask = Ask { name: self.name.clone(), from, config, environment: self.environment.clone() };
         let got: Allocated = Api::new(&self.reach).call(Method::POST, "/api/v1/allocations", Some(&ask)).await?;
+        for warning in got.warnings.iter().filter(|_| !self.json) {
+            eprintln!("warning: {warning}");
+        }
         if self.json {
             table::json(&got)?;
         } else if got.already {

@@ -1,8 +1,8 @@
-//! `stoker machines`, `stoker environments`, `stoker status`.
+//! `stoker machines`, `stoker status`.
 
 use super::api::Api;
 use super::{Failure, Reach, table, time};
-use control::api::types::{AssetState, EnvironmentList, MachineList, MachineRecord, Status};
+use control::api::types::{MachineList, MachineRecord, Status};
 use control::observe::now_ms;
 use std::process::ExitCode;
 
@@ -18,17 +18,6 @@ pub struct Machines {
     reach: Reach,
     /// MAC address or UUID of one machine
     id: Option<String>,
-    /// JSON, as the API gives it
-    #[arg(long)]
-    json: bool,
-}
-
-/// Arguments of `stoker environments`.
-#[derive(clap::Args)]
-#[command(after_help = "Example:\n  stoker environments     kernels and initrds by name, and how far each is fetched")]
-pub struct Environments {
-    #[command(flatten)]
-    reach: Reach,
     /// JSON, as the API gives it
     #[arg(long)]
     json: bool,
@@ -133,50 +122,6 @@ fn sheet(m: &MachineRecord) -> Vec<String> {
     lines.extend(facts.gaps.iter().map(|gap| format!("not known  {gap}")));
     lines.extend(m.warnings.iter().map(|warning| format!("!! {warning}")));
     lines
-}
-
-impl Environments {
-    pub async fn run(&self) -> Result<ExitCode, Failure> {
-        let list: EnvironmentList = Api::new(&self.reach).get("/api/v1/environments").await?;
-        if self.json {
-            table::json(&list)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        if list.environments.is_empty() {
-            table::line("no environments: name some under `environments:` in the configuration file");
-        }
-        for environment in &list.environments {
-            let default = if environment.is_default { " (default)" } else { "" };
-            let ready = if environment.ready { "ready" } else { "NOT READY" };
-            table::line(&format!("{}{default}: {ready}, from {}", environment.name, environment.source));
-            for arch in &environment.arches {
-                for asset in &arch.assets {
-                    table::line(&format!("  {} {:<7} {}", arch.arch, asset.role, progress(&asset.state, &asset.url)));
-                }
-            }
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn progress(state: &AssetState, url: &str) -> String {
-    match state {
-        AssetState::Pending => format!("waiting to be fetched from {url}"),
-        AssetState::Fetching { bytes, total: Some(total), attempt } if *total > 0 => {
-            let percent = bytes.saturating_mul(100) / total;
-            format!("{percent} % of {} from {url} (try {attempt})", time::bytes(*total))
-        }
-        AssetState::Fetching { bytes, attempt, .. } => {
-            format!("{} so far from {url} (try {attempt})", time::bytes(*bytes))
-        }
-        AssetState::Ready { sha256, bytes } => {
-            format!("{}, sha256 {}", time::bytes(*bytes), sha256.get(..12).unwrap_or(sha256))
-        }
-        AssetState::Failed { why, attempts, retry_ms } => {
-            let wait = time::span(retry_ms.saturating_sub(now_ms()));
-            format!("FAILED after {attempts} tries: {why}; next try in {wait}")
-        }
-    }
 }
 
 impl StatusArgs {

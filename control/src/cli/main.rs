@@ -5,6 +5,7 @@ mod allocate;
 mod api;
 mod boots;
 mod doctor;
+mod environments;
 mod inventory;
 mod objects;
 mod power;
@@ -50,7 +51,7 @@ enum Command {
     /// List the machines that have reported, with their hardware
     Machines(inventory::Machines),
     /// List what machines can be booted into, and whether it is ready
-    Environments(inventory::Environments),
+    Environments(environments::Environments),
     /// List machines and where they are in their lives
     Servers(servers::Servers),
     /// Take discovered machines in: each is wiped, switched off, and free

@@ -1,6 +1,7 @@
 //! Against a server of our own that cuts, stalls, lies and redirects.
 
 mod declared;
+mod full_disk;
 
 use super::fetch::{Fetched, Fetcher};
 use super::*;
@@ -233,59 +234,6 @@ async fn what_did_not_change_is_not_fetched_again() {
     assert!(matches!(b.fetch(&local, validator.as_deref()).await.unwrap(), Fetched::Same));
     std::fs::write(&file, b"two!").unwrap();
     assert_eq!(stored(b.fetch(&local, validator.as_deref()).await.unwrap()).object, ObjectId::of(b"two!"));
-}
-
-/// A file system of 1 MiB in a mount namespace of its own would need a process
-/// of its own; a file size limit of the process would hit other tests. So the
-/// disk is one that tests may mount, where they are root; /dev/full elsewhere.
-#[tokio::test]
-async fn f16_a_full_disk_is_said_and_leaves_nothing_behind() {
-    let mount = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=192k", "tmpfs"])
-        .arg(mount.path())
-        .stderr(std::process::Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success());
-    if !mounted {
-        // Without the right to mount there is still the early check.
-        let b = bench();
-        let huge = serve(body(), Mood::Good);
-        let source = AssetSource { size: Some(crate::limits::ASSET_BYTES), ..source(&huge, None) };
-        assert!(b.fetch(&source, None).await.is_err());
-        return;
-    }
-    let done = full_disk(mount.path()).await;
-    let unmounted = std::process::Command::new("umount").arg("-l").arg(mount.path()).status().unwrap();
-    assert!(unmounted.success());
-    let (announced, chunked, objects, left) = done;
-    assert!(announced.contains("no room") && announced.contains("300000 bytes are needed"), "{announced}");
-    assert!(chunked.contains("cannot be written") && chunked.contains("free some space"), "{chunked}");
-    assert_eq!((objects, left), (0, 0));
-}
-
-async fn full_disk(folder: &Path) -> (String, String, usize, usize) {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let publisher = Publisher::open(folder).unwrap();
-    let fetcher = Fetcher::impatient(publisher.objects().clone(), Duration::from_secs(5));
-    let server = serve(body(), Mood::Good);
-    let announced = fetcher.fetch(&source(&server, None), None, &|_, _| {}).await.unwrap_err().text;
-    // A server that does not tell the length is only found out on the way.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/x", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        if let Ok((mut stream, _)) = listener.accept() {
-            let mut head = [0; 1024];
-            let _ = stream.read(&mut head);
-            let _ = stream
-                .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-                .and_then(|()| stream.write_all(body()));
-        }
-    });
-    let unannounced = AssetSource { url, digest: None, size: None };
-    let chunked = fetcher.fetch(&unannounced, None, &|_, _| {}).await.unwrap_err().text;
-    let left = std::fs::read_dir(publisher.objects().incoming()).unwrap().count();
-    (announced, chunked, publisher.objects().list().len(), left)
 }
 
 struct Running {

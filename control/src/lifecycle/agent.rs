@@ -248,7 +248,7 @@ pub enum Goal {
 }
 
 /// The table of phases. `known_card`: the card that asks is one that the machine has reported.
-fn goal(view: &super::reconcile::Whole, known_card: bool, now: u64) -> Option<Goal> {
+pub(super) fn goal(view: &super::reconcile::Whole, known_card: bool, now: u64) -> Option<Goal> {
     use crate::plan::server::Install;
     let (server, status) = (&view.server, &view.server.status);
     let method = server.spec.boot_from_disk_method.or(view.class.as_ref().and_then(|c| c.spec.boot_from_disk_method));

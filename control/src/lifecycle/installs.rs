@@ -12,7 +12,7 @@ use protocol::report::{DataSource, Facts, ImageOrder};
 use std::sync::Arc;
 
 /// The Environment of those that name none, as with Sidero.
-const DEFAULT_ENVIRONMENT: &str = "default";
+pub const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// Whether an Environment can be installed now.
 pub trait Installs: Send + Sync + 'static {

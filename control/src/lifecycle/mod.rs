@@ -20,11 +20,13 @@ mod record;
 #[cfg(test)]
 mod bmc_tests;
 #[cfg(test)]
+mod goals;
+#[cfg(test)]
 mod tests;
 
 pub use agent::Goal;
 pub use hands::{BmcHands, Hands};
-pub use installs::{Installs, ServedEnvironments, Wanted};
+pub use installs::{DEFAULT_ENVIRONMENT, Installs, ServedEnvironments, Wanted};
 pub use record::{Signer, holds};
 
 use crate::inventory::Inventory;

@@ -5,8 +5,11 @@ use crate::objects::{Objects as _, Preconditions};
 use crate::resource::{AssetCondition, Environment, Kind, Object, Typed as _};
 use sha2::Sha512;
 
-struct World {
+pub(super) struct World {
+    /// Files at their source, and the store.
     dir: tempfile::TempDir,
+    /// The state directory.
+    state: std::path::PathBuf,
     store: Arc<Store>,
     objects: Embedded,
     running: Running,
@@ -15,10 +18,9 @@ struct World {
 /// Control's part, with this in the configuration file.
 async fn world(configured: &str) -> World {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(&dir.path().join("s.redb")).unwrap());
-    let objects = Embedded::open(store.clone()).await.unwrap();
-    let running = begin(dir.path(), configured, &store, &objects).await;
-    World { dir, store, objects, running }
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    World::of(dir, &state, configured).await
 }
 
 async fn begin(dir: &Path, configured: &str, store: &Arc<Store>, objects: &Embedded) -> Running {
@@ -34,13 +36,29 @@ async fn begin(dir: &Path, configured: &str, store: &Arc<Store>, objects: &Embed
 }
 
 impl World {
-    fn file(&self, name: &str, bytes: &[u8]) -> String {
+    /// One whose state lies there.
+    pub async fn on(state: &Path, configured: &str) -> Self {
+        Self::of(tempfile::tempdir().unwrap(), state, configured).await
+    }
+
+    async fn of(dir: tempfile::TempDir, state: &Path, configured: &str) -> Self {
+        let store = Arc::new(Store::open(&dir.path().join("s.redb")).unwrap());
+        let objects = Embedded::open(store.clone()).await.unwrap();
+        let running = begin(state, configured, &store, &objects).await;
+        Self { dir, state: state.to_owned(), store, objects, running }
+    }
+
+    pub async fn end(self) {
+        self.running.end().await;
+    }
+
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         format!("file://{}", path.display())
     }
 
-    async fn apply(&self, name: &str, spec: serde_json::Value) {
+    pub async fn apply(&self, name: &str, spec: serde_json::Value) {
         let document = serde_json::json!({
             "apiVersion": "metal.sidero.dev/v1alpha2", "kind": "Environment", "metadata": {"name": name}, "spec": spec,
         });
@@ -59,7 +77,7 @@ impl World {
         conditions.into_iter().filter(|c| c.observed_generation == generation).collect()
     }
 
-    async fn until(&self, name: &str, fits: impl Fn(&[AssetCondition]) -> bool) -> Vec<AssetCondition> {
+    pub async fn until(&self, name: &str, fits: impl Fn(&[AssetCondition]) -> bool) -> Vec<AssetCondition> {
         for _ in 0..3000 {
             let now = self.conditions(name).await;
             if fits(&now) {
@@ -70,20 +88,20 @@ impl World {
         panic!("{name} never fitted: {:#?}", self.conditions(name).await);
     }
 
-    async fn until_ready(&self, name: &str) -> Vec<AssetCondition> {
+    pub async fn until_ready(&self, name: &str) -> Vec<AssetCondition> {
         self.until(name, |all| !all.is_empty() && all.iter().all(|c| c.status == "True")).await
     }
 
-    fn served(&self, name: &str) -> Option<ObjectId> {
-        let manifest = Manifest::parse(&std::fs::read(self.dir.path().join("publish/manifest.json")).ok()?).ok()?;
+    pub fn served(&self, name: &str) -> Option<ObjectId> {
+        let manifest = Manifest::parse(&std::fs::read(self.state.join("publish/manifest.json")).ok()?).ok()?;
         manifest.entries.get(name).map(|e| e.object)
     }
 
     async fn restart(self, configured: &str) -> Self {
-        let Self { dir, store, objects, running } = self;
+        let Self { dir, state, store, objects, running } = self;
         running.end().await;
-        let running = begin(dir.path(), configured, &store, &objects).await;
-        Self { dir, store, objects, running }
+        let running = begin(&state, configured, &store, &objects).await;
+        Self { dir, state, store, objects, running }
     }
 }
 
