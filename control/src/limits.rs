@@ -88,13 +88,54 @@ pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
 pub const POWER_POLL: Duration = Duration::from_secs(10);
 /// How often the progress of an order is written down while nothing else changes.
 pub const PROGRESS_WRITE: Duration = Duration::from_secs(30);
-/// BMCs that are talked to at one time, over the whole site.
+/// BMCs that answer and are talked to at one time, over the whole site.
 pub const BMCS_AT_ONCE: usize = 64;
-/// Logins that a BMC may refuse within [`BMC_LOGIN_WINDOW`]; then it is left alone (F21: many lock a user out after five).
+/// BMCs beside those that have not answered last time, or take long. Each costs a socket and a deadline.
+pub const BMCS_SLOW: usize = 256;
+/// A conversation that takes longer makes room for others.
+pub const BMC_QUICK: Duration = Duration::from_millis(500);
+/// Callers that may wait for the turn of one BMC.
+pub const BMC_WAITING: usize = 16;
+/// Times in a row that a BMC may fail to answer before it is left alone for a while.
+pub const BMC_FAILURES: u32 = 3;
+/// The first such while; doubled each time, with jitter.
+pub const BMC_PAUSE: Duration = Duration::from_secs(30);
+/// The longest.
+pub const BMC_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// Sessions that are kept open for the next turn, of all BMCs: one descriptor each.
+pub const BMC_SESSIONS: usize = 512;
+/// A session that is not used for so long is given back. BMCs end it themselves after 60 s (IPMI 2.0, 6.12.15).
+pub const BMC_IDLE: Duration = Duration::from_secs(30);
+/// A session that was used within this time is used again without asking whether it is still there.
+pub const BMC_FRESH: Duration = Duration::from_secs(5);
+/// That question must be answered within this time.
+pub const BMC_PING: Duration = Duration::from_secs(2);
+/// To log in, all steps together.
+pub const BMC_LOGIN_TIME: Duration = Duration::from_secs(25);
+/// The first pause before a BMC without a free session is asked again; doubled twice.
+pub const BMC_NO_SESSION_PAUSE: Duration = Duration::from_secs(2);
+/// All sessions are given back within this time when control ends.
+pub const BMC_CLOSE_TIME: Duration = Duration::from_secs(2);
+/// To connect to an HTTP BMC.
+pub const BMC_CONNECT: Duration = Duration::from_secs(5);
+/// A whole HTTP request to a BMC.
+pub const BMC_REQUEST: Duration = Duration::from_secs(20);
+/// An answer of an HTTP BMC, bytes.
+pub const BMC_ANSWER_BYTES: usize = 4 << 20;
+/// Pages of a log that are read.
+pub const BMC_PAGES: usize = 64;
+/// Entries of a log that are read.
+pub const BMC_EVENTS: usize = 4096;
+/// Sensors that are read.
+pub const BMC_SENSORS: usize = 512;
+/// Logins that a BMC may refuse to the same credentials within [`BMC_LOGIN_WINDOW`]; then it is left alone
+/// (F21: many lock a user out after five).
 pub const BMC_LOGINS: usize = 3;
+/// The same, whatever the credentials.
+pub const BMC_LOGINS_ALL: usize = 9;
 /// See [`BMC_LOGINS`].
 pub const BMC_LOGIN_WINDOW: Duration = Duration::from_secs(600);
-/// No effect on a machine may take longer, waiting for its BMC's turn included.
+/// No turn on a BMC may take longer; waiting for the turn, as long again.
 pub const EFFECT_TIME: Duration = Duration::from_secs(120);
 /// An agent that sets its BMC up is given so long: 63 users are asked for by a slow interface.
 pub const BMC_SETUP_TIME: Duration = Duration::from_secs(5 * 60);
@@ -198,6 +239,8 @@ const _: () = {
     assert!(STORE_GROUP <= STORE_QUEUE);
     // Two architectures of two files each, and the plain names.
     assert!(2 * ENVIRONMENTS * 6 < protocol::manifest::MAX_ENTRIES, "every environment can be published");
+    assert!(BMC_IDLE.as_secs() < 60, "a session must be given back before the BMC ends it");
+    assert!(BMC_LOGINS < BMC_LOGINS_ALL && BMC_LOGINS < 5);
     assert!(protocol::report::MAX_REPORT >= HTTP_HEAD_BYTES);
 };
 

@@ -163,11 +163,13 @@ impl Control {
         let inventory = Inventory::open(objects.clone(), machines.clone()).await?;
         let key = settings.state.join("control/wipe-records.key");
         let signer = lifecycle::Signer::open(&key).map_err(|e| StartError::State(key, e))?;
+        let hands = Arc::new(BmcHands::new(objects.clone()));
+        metrics.register(|registry| hands.pool().metrics().register(registry));
         let lifecycle = Lifecycle::new(
             objects.clone(),
             machines.clone(),
             inventory.clone(),
-            Arc::new(BmcHands::new(objects.clone())),
+            hands.clone(),
             Box::new(ServedEnvironments { environments: environments.clone(), edge_url: settings.edge_url() }),
             signer,
         )
@@ -201,6 +203,8 @@ impl Control {
             publisher: publisher.clone(),
             observer: observer.clone(),
             objects,
+            hands: hands.clone(),
+            lifecycle: lifecycle.clone(),
             allocation: allocation.clone(),
             started_ms: now_ms(),
             stop: stop.clone(),
@@ -250,6 +254,7 @@ impl Control {
         if tokio::time::timeout(limits::DRAIN_TIME * 2, tasks.wait()).await.is_err() {
             tracing::warn!("some work did not end in time and is left behind");
         }
+        hands.pool().close().await;
         last.cancel();
         let _ = telling.await;
         let _ = std::fs::remove_file(settings.state.join("run/control.sock"));

@@ -2,7 +2,7 @@
 //! (Debian package `openipmi`). It speaks suite 3 and keeps no EFI or
 //! persistence bits, so these are checked elsewhere.
 
-use control::power::{BootDevice, Client, Error, Power};
+use control::power::{BootDevice, Client, Error, Power, Session as _};
 use protocol::ipmi::{Config, Error as SessionError, Privilege, Suite};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
@@ -108,7 +108,7 @@ async fn power_and_boot_device_against_an_independent_bmc() {
     let bmc = Simulator::start().await;
     let mut client = Client::open(bmc.address, admin()).await.unwrap();
     let info = client.info().await.unwrap();
-    assert_eq!((info.manufacturer_id, info.ipmi.as_str()), (0x1291, "2.0"));
+    assert_eq!((info.manufacturer.as_str(), info.speaks.as_str()), ("IANA enterprise number 4753", "IPMI 2.0"));
 
     assert!(!client.status().await.unwrap().on);
     assert!(client.power(Power::On).await.unwrap().on);

@@ -1,7 +1,7 @@
 //! Power over IPMI: our client and `ipmitool` (Debian package) against a BMC of
 //! our own that speaks suites 3 and 17, with the faults of real ones.
 
-use control::power::{BootDevice, Client, Error, Power};
+use control::power::{BootDevice, Client, Error, Power, Session as _};
 use control::rack::bmc::{Bmc, Faults, PASSWORD, Switch, USER};
 use protocol::ipmi::{Config, Error as SessionError, Privilege, Suite};
 use std::process::Command;

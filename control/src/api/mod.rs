@@ -1,12 +1,14 @@
 //! The operator's API. What it says is in [`types`]; this serves it.
 
 mod allocations;
+pub mod bmc;
 pub mod objects;
 pub mod types;
 
 use crate::allocation::Allocation;
 use crate::config::Settings;
 use crate::environments::Environments;
+use crate::lifecycle::{BmcHands, Lifecycle};
 use crate::limits;
 use crate::metadata::words::clean;
 use crate::objects::Objects as _;
@@ -53,6 +55,10 @@ pub struct Operator {
     pub observer: Observer,
     /// Declared objects.
     pub objects: Embedded,
+    /// The BMCs of all Servers.
+    pub hands: Arc<BmcHands<Embedded>>,
+    /// The life of machines, which is told what was done by hand.
+    pub lifecycle: Lifecycle<Embedded>,
     /// Who has which machine.
     pub allocation: Arc<Allocation<Embedded>>,
     /// When control started, ms since 1970 UTC.
@@ -82,6 +88,7 @@ pub fn router(operator: Arc<Operator>) -> Router {
         .route("/api/v1/objects", post(objects::apply).put(objects::replace))
         .route("/api/v1/objects/{kind}", get(objects::list))
         .route("/api/v1/objects/{kind}/{name}", get(objects::one).delete(objects::remove))
+        .route("/api/v1/servers/{name}/bmc", post(bmc::by_hand))
         .route("/api/v1/servers/{name}/{verb}", post(objects::act))
         .route("/api/v1/export", get(objects::export))
         .route("/api/v1/import", post(objects::import).layer(DefaultBodyLimit::max(limits::IMPORT_BYTES)))

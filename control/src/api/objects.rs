@@ -215,7 +215,7 @@ fn space(kind: Kind, query: &HashMap<String, String>) -> String {
     }
 }
 
-fn refused(e: &Error) -> Refusal {
+pub(super) fn refused(e: &Error) -> Refusal {
     let (status, remedy) = match e {
         Error::NotFound(_) => (StatusCode::NOT_FOUND, ""),
         Error::Exists(_) => (StatusCode::CONFLICT, ""),

@@ -24,6 +24,7 @@ const MAX_LINE: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Api {
     state: PathBuf,
+    patience: Duration,
 }
 
 impl Api {
@@ -34,7 +35,13 @@ impl Api {
 
     /// To the control of this state directory.
     pub fn at(state: &Path) -> Self {
-        Self { state: state.to_owned() }
+        Self { state: state.to_owned(), patience: PATIENCE }
+    }
+
+    /// The same for what takes its time, such as a machine that is switched.
+    pub const fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Gets one object.
@@ -79,7 +86,7 @@ impl Api {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
-        let answer = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
+        let answer = tokio::time::timeout(self.patience, self.exchange(method, path, body)).await;
         let response = answer.map_err(|_| Failure::Unreachable("stoker-control does not answer".to_owned()))??;
         if response.status().is_success() {
             return Ok(response);

@@ -2,16 +2,13 @@
 
 use crate::limits;
 use crate::objects::{Error as StoreError, Objects};
-use crate::power::{self, BootDevice, Client, IPMI_PORT, Power};
-use crate::resource::{EffectKind, Kind, Server, ValueFrom};
+use crate::power::pool::{Known, Pool, Refusal, Turn};
+use crate::power::redfish::{self, Trust};
+use crate::power::target::{IpmiOptions, Target, Way, default_port, place};
+use crate::power::{self, BootDevice, Power, Trouble};
+use crate::resource::{BmcTls, EffectKind, Kind, Server, Typed as _, ValueFrom, marks};
 use base64::Engine as _;
 use futures_util::future::BoxFuture;
-use protocol::ipmi::{Config, Privilege};
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-use tokio::sync::Semaphore;
 
 /// Acts on machines. Every error is a sentence for the operator.
 pub trait Hands: Send + Sync + 'static {
@@ -19,84 +16,101 @@ pub trait Hands: Send + Sync + 'static {
     fn act<'a>(&'a self, server: &'a Server, efi: bool, kind: EffectKind) -> BoxFuture<'a, Result<(), String>>;
     /// Whether the machine is on.
     fn is_on<'a>(&'a self, server: &'a Server) -> BoxFuture<'a, Result<bool, String>>;
+    /// What is known of its BMC; nothing where it was not asked yet.
+    fn bmc(&self, server: &Server) -> Option<Known> {
+        let _ = server;
+        None
+    }
 }
 
-/// By IPMI.
+/// By IPMI, Redfish or the management API: whatever the Server says.
 pub struct BmcHands<O: Objects> {
     objects: O,
-    bmcs: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Logins>>>>,
-    site: Semaphore,
-}
-
-/// Logins that a BMC has refused lately. Its lock is the BMC's queue: one session at a time.
-#[derive(Default)]
-struct Logins {
-    refused: VecDeque<Instant>,
+    pool: Pool,
 }
 
 impl<O: Objects> BmcHands<O> {
-    /// Reads credentials from the Secrets in `objects`.
+    /// Reads credentials from the Secrets in `objects`, and notes certificates there.
     pub fn new(objects: O) -> Self {
-        Self { objects, bmcs: Mutex::default(), site: Semaphore::new(limits::BMCS_AT_ONCE) }
+        Self { objects, pool: Pool::default() }
     }
 
-    /// The queue of a BMC.
-    fn queue(&self, endpoint: &str) -> Arc<tokio::sync::Mutex<Logins>> {
-        let mut bmcs = self.bmcs.lock().unwrap_or_else(PoisonError::into_inner);
-        if bmcs.len() >= limits::MACHINES {
-            // Only those that nobody waits for, and that have nothing to remember.
-            bmcs.retain(|_, q| Arc::strong_count(q) > 1 || q.try_lock().is_ok_and(|l| !l.refused.is_empty()));
-        }
-        bmcs.entry(endpoint.to_owned()).or_default().clone()
+    /// The BMCs.
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
-    async fn with<T: Send>(
+    /// Waits for the turn of this Server's BMC and does `work` with it.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub async fn with<T: Send>(
         &self,
         server: &Server,
-        work: impl AsyncFnOnce(&mut Client) -> Result<T, power::Error>,
+        work: impl AsyncFnOnce(&mut Turn<'_>) -> Result<T, power::Error>,
     ) -> Result<T, String> {
-        let bmc = server.spec.bmc.as_ref().ok_or("it has no BMC (spec.bmc)")?;
-        let port = if bmc.port == 0 { u32::from(IPMI_PORT) } else { bmc.port };
-        let place = match bmc.endpoint.parse::<std::net::IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, u16::try_from(port).unwrap_or(IPMI_PORT)).to_string(),
-            Err(_) if bmc.endpoint.contains(':') => bmc.endpoint.clone(),
-            Err(_) => format!("{}:{port}", bmc.endpoint),
+        let target = self.target(server).await?;
+        self.pool.with(&target, work).await.map_err(|refusal| told(&target, &refusal))
+    }
+
+    /// The BMC of a Server with everything that is needed to log in.
+    async fn target(&self, server: &Server) -> Result<Target, String> {
+        let (mut way, place) = way(server).ok_or("it has no BMC (spec.bmc)")?;
+        let (mut user, mut password) = (String::new(), String::new());
+        if let Some(bmc) = server.spec.bmc.as_ref().filter(|_| way != Way::Management) {
+            user = self.value("user", &bmc.user, bmc.user_from.as_ref()).await?;
+            password = self.value("pass", &bmc.pass, bmc.pass_from.as_ref()).await?;
+        }
+        if way == Way::Redfish(Trust::FirstSight) {
+            way = Way::Redfish(Trust::Pin(self.pin(server, &place).await?));
+        }
+        Ok(Target { way, place, user, password, ipmi: IpmiOptions::default(), machine: machine(server) })
+    }
+
+    /// The fingerprint that the BMC's certificate must have: as it was noted, else as it is seen now.
+    async fn pin(&self, server: &Server, place: &str) -> Result<String, String> {
+        let name = &server.metadata.name;
+        if let Some(pin) = pinned(server) {
+            return Ok(pin.to_owned());
+        }
+        // The caller's copy may be older than the note.
+        let object = self.objects.get(Kind::Server, "", name).await.map_err(|e| e.to_string())?;
+        if let Some(pin) = Server::from_object(&object).ok().as_ref().and_then(pinned) {
+            return Ok(pin.to_owned());
+        }
+        let sight = Target {
+            way: Way::Redfish(Trust::FirstSight),
+            place: place.to_owned(),
+            user: String::new(),
+            password: String::new(),
+            ipmi: IpmiOptions::default(),
+            machine: redfish::Machine::default(),
         };
-        let user = self.value("user", &bmc.user, bmc.user_from.as_ref()).await?;
-        let password = self.value("pass", &bmc.pass, bmc.pass_from.as_ref()).await?;
-        let work = async {
-            // First the BMC's own turn, then one of the site's: a hanging BMC's queue must not hold the site.
-            let queue = self.queue(&place);
-            let mut logins = queue.lock().await;
-            logins.check(Instant::now())?;
-            let _turn = self.site.acquire().await.map_err(|_| "control is ending")?;
-            let found = tokio::net::lookup_host(&place).await.ok().and_then(|mut all| all.next());
-            let address =
-                found.ok_or_else(|| format!("spec.bmc.endpoint {place:?} is no address and no known name"))?;
-            let config = Config {
-                user: user.into_bytes(),
-                password: password.into_bytes(),
-                kg: None,
-                privilege: Privilege::Operator,
-                suite: None,
-                allow_suite_3: true,
-            };
-            let mut client = Client::open(address, config).await.map_err(|e| {
-                if is_login(&e) {
-                    logins.refused.push_back(Instant::now());
-                    format!("BMC {place} refuses the login: {e}; correct spec.bmc or its Secret")
-                } else {
-                    format!("BMC {place}: {e}")
+        let info = self.pool.with(&sight, async |turn| turn.session().info().await).await;
+        let shown = info.map_err(|refusal| told(&sight, &refusal))?.certificate;
+        let shown = shown.ok_or_else(|| format!("BMC {place} shows no certificate"))?;
+        // Noted before anything secret is sent. Whoever noted another one first is right.
+        for _ in 0..limits::CLAIM_TRIES {
+            let mut object = self.objects.get(Kind::Server, "", name).await.map_err(|e| e.to_string())?;
+            if let Some(pin) = Server::from_object(&object).ok().as_ref().and_then(pinned) {
+                return Ok(pin.to_owned());
+            }
+            object.metadata.annotations.insert(marks::BMC_CERTIFICATE.to_owned(), shown.clone());
+            match self.objects.replace(object).await {
+                Ok(_) => {
+                    tracing::info!(
+                        server = name,
+                        bmc = place,
+                        certificate = shown,
+                        "the BMC's certificate is noted: no other one is believed from now on"
+                    );
+                    return Ok(shown);
                 }
-            })?;
-            logins.refused.clear();
-            let done = work(&mut client).await.map_err(|e| format!("BMC {place}: {e}"));
-            client.close().await;
-            done
-        };
-        tokio::time::timeout(limits::EFFECT_TIME, work)
-            .await
-            .unwrap_or_else(|_| Err(format!("BMC {place} did not finish within {} s", limits::EFFECT_TIME.as_secs())))
+                Err(StoreError::Conflict { .. }) => {}
+                Err(e) => return Err(format!("the BMC's certificate cannot be noted: {e}")),
+            }
+        }
+        Err("the Server changes too fast to note its BMC's certificate; trying again".to_owned())
     }
 
     /// A credential: plain, or out of a Secret.
@@ -117,47 +131,73 @@ impl<O: Objects> BmcHands<O> {
     }
 }
 
-impl Logins {
-    /// Leaves a BMC alone that has refused us too often (F21).
-    fn check(&mut self, now: Instant) -> Result<(), String> {
-        while self.refused.front().is_some_and(|t| now.saturating_duration_since(*t) > limits::BMC_LOGIN_WINDOW) {
-            self.refused.pop_front();
+/// By which way and where a Server's BMC is spoken to; nothing where it has none.
+fn way(server: &Server) -> Option<(Way, String)> {
+    if let Some(api) = &server.spec.management_api {
+        return Some((Way::Management, api.endpoint.clone()));
+    }
+    let bmc = server.spec.bmc.as_ref().filter(|bmc| bmc.is_used())?;
+    let way = match (bmc.interface.as_str(), bmc.tls.unwrap_or_default()) {
+        ("redfish+http", _) => Way::RedfishHttp,
+        ("redfish", BmcTls::Verify) => Way::Redfish(Trust::Verify),
+        ("redfish", BmcTls::Insecure) => Way::Redfish(Trust::Insecure),
+        ("redfish", BmcTls::Pin) => {
+            Way::Redfish(pinned(server).map_or(Trust::FirstSight, |pin| Trust::Pin(pin.to_owned())))
         }
-        if self.refused.len() >= limits::BMC_LOGINS {
-            return Err(format!(
-                "the BMC has refused the login {} times; it is left alone for {} minutes lest it locks the user out; correct spec.bmc or its Secret",
-                self.refused.len(),
-                limits::BMC_LOGIN_WINDOW.as_secs() / 60
-            ));
-        }
-        Ok(())
+        _ => Way::Ipmi,
+    };
+    let port = u16::try_from(bmc.port).ok().filter(|port| *port != 0).unwrap_or(default_port(&way));
+    let place = place(&bmc.endpoint, port);
+    Some((way, place))
+}
+
+fn pinned(server: &Server) -> Option<&str> {
+    let noted = server.metadata.annotations.get(marks::BMC_CERTIFICATE)?;
+    redfish::is_fingerprint(noted).then_some(noted)
+}
+
+/// What the BMC of this Server must know of its machine.
+fn machine(server: &Server) -> redfish::Machine {
+    let hardware = server.spec.hardware.as_ref();
+    let cards = hardware.and_then(|h| h.network.as_ref()).map(|n| n.interfaces.as_slice()).unwrap_or_default();
+    redfish::Machine {
+        uuid: server.metadata.name.clone(),
+        serial: hardware.and_then(|h| h.system.as_ref()).map(|s| s.serial_number.clone()).unwrap_or_default(),
+        macs: cards.iter().map(|c| c.mac.clone()).filter(|mac| !mac.is_empty()).collect(),
     }
 }
 
-/// Whether an error means wrong credentials, not a BMC that is away.
-fn is_login(e: &power::Error) -> bool {
-    use protocol::ipmi::Error;
-    matches!(e, power::Error::Session(Error::Refused(..) | Error::BadPassword))
+fn told(target: &Target, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Bmc(e) if e.trouble() == Trouble::Login => {
+            format!("BMC {target} refuses the login: {e}; correct spec.bmc or its Secret")
+        }
+        refusal => format!("BMC {target}: {refusal}"),
+    }
 }
 
 impl<O: Objects> Hands for BmcHands<O> {
     fn act<'a>(&'a self, server: &'a Server, efi: bool, kind: EffectKind) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(self.with(server, async move |client| {
-            let boot = |device| (device, efi);
+        Box::pin(self.with(server, async move |turn| {
             let (device, power) = match kind {
-                EffectKind::NetworkBoot => (Some(boot(BootDevice::Pxe)), Power::Cycle),
-                EffectKind::DiskBoot => (Some(boot(BootDevice::Disk)), Power::Cycle),
+                EffectKind::NetworkBoot => (Some(BootDevice::Pxe), Power::Cycle),
+                EffectKind::DiskBoot => (Some(BootDevice::Disk), Power::Cycle),
                 EffectKind::PowerOff => (None, Power::Off),
                 EffectKind::PowerOn => (None, Power::On),
             };
-            if let Some((device, efi)) = device {
-                client.set_boot(device, efi, false).await?;
+            if let Some(device) = device {
+                turn.set_boot(device, efi, false).await?;
             }
-            client.power(power).await.map(|_| ())
+            turn.power(power).await.map(|_| ())
         }))
     }
 
     fn is_on<'a>(&'a self, server: &'a Server) -> BoxFuture<'a, Result<bool, String>> {
-        Box::pin(self.with(server, async |client| client.status().await.map(|s| s.on)))
+        Box::pin(self.with(server, async |turn| turn.session().status().await.map(|s| s.on)))
+    }
+
+    fn bmc(&self, server: &Server) -> Option<Known> {
+        let (way, place) = way(server)?;
+        self.pool.known(&crate::power::target::key(&way, &place))
     }
 }

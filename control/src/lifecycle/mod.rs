@@ -27,6 +27,7 @@ mod tests;
 pub use agent::Goal;
 pub use hands::{BmcHands, Hands};
 pub use installs::{DEFAULT_ENVIRONMENT, Installs, ServedEnvironments, Wanted};
+pub use reconcile::efi;
 pub use record::{Signer, holds};
 
 use crate::inventory::Inventory;

@@ -5,8 +5,8 @@ use crate::limits;
 use crate::objects::{Error, Objects, parse_rfc3339};
 use crate::plan::server::{self, Decision, Install, View};
 use crate::resource::{
-    EffectKind, EffectRecord, Environment, Kind, Object, Phase, PxeMode, Server, ServerBinding, ServerClass, Typed,
-    marks,
+    Bmc, EffectKind, EffectRecord, Environment, Kind, Object, Phase, PxeMode, Server, ServerBinding, ServerClass,
+    Typed, marks,
 };
 use protocol::report::{Facts, FirmwareKind};
 
@@ -42,18 +42,19 @@ impl Whole {
             class: self.class.as_ref(),
             install: &self.install,
             facts: self.facts.as_ref(),
-            managed: spec.bmc.is_some() || spec.management_api.is_some(),
+            managed: spec.bmc.as_ref().is_some_and(Bmc::is_used) || spec.management_api.is_some(),
             paused: self.paused,
             set_up_bmc: self.set_up_bmc,
         }
     }
+}
 
-    fn efi(&self) -> bool {
-        match (self.server.spec.pxe_mode, self.facts.as_ref().map(|f| f.firmware)) {
-            (Some(mode), _) => mode == PxeMode::Uefi,
-            (None, Some(FirmwareKind::Bios)) => false,
-            (None, _) => true,
-        }
+/// Whether a machine's firmware is UEFI, as far as anybody knows.
+pub fn efi(server: &Server, facts: Option<&Facts>) -> bool {
+    match (server.spec.pxe_mode, facts.map(|f| f.firmware)) {
+        (Some(mode), _) => mode == PxeMode::Uefi,
+        (None, Some(FirmwareKind::Bios)) => false,
+        (None, _) => true,
     }
 }
 
@@ -78,7 +79,8 @@ impl<O: Objects> Lifecycle<O> {
             if matches!(whole.install, Install::NotReady(_)) {
                 self.waiting().insert(name.to_owned());
             }
-            let seen = self.board().seen(name);
+            let mut seen = self.board().seen(name);
+            seen.bmc = self.inner.hands.bmc(&whole.server);
             let decision = server::server(&whole.view(), &seen, now);
             match self.carry_out(&whole, decision).await {
                 Ok(true) => {}
@@ -168,7 +170,7 @@ impl<O: Objects> Lifecycle<O> {
             seen.running = Some(effect.id);
             seen.power = None;
         }
-        let (this, server, efi) = (self.clone(), whole.server.clone(), whole.efi());
+        let (this, server, efi) = (self.clone(), whole.server.clone(), efi(&whole.server, whole.facts.as_ref()));
         tokio::spawn(async move {
             tracing::info!(server = name, effect = effect.id, kind = ?effect.kind, "doing it");
             let result = this.inner.hands.act(&server, efi, effect.kind).await;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 pub struct GetChassisStatus;
 
 /// What Get Chassis Status says, as far as we use it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ChassisStatus {
     /// Main power is on.
     pub on: bool,
@@ -63,6 +63,13 @@ pub enum Power {
     Soft = 5,
 }
 
+impl Power {
+    /// Whether the machine is on when it is done.
+    pub const fn leaves_on(self) -> bool {
+        matches!(self, Self::On | Self::Cycle | Self::Reset)
+    }
+}
+
 impl From<Power> for Message {
     fn from(power: Power) -> Self {
         Self::new_request(NetFn::Chassis, 0x02, vec![power as u8])
@@ -93,6 +100,9 @@ pub enum BootDevice {
     Cdrom = 5,
     /// The firmware's set-up.
     Setup = 6,
+    /// UEFI HTTP boot, which Redfish has and IPMI has not.
+    #[serde(rename = "http")]
+    UefiHttp = 0x80,
 }
 
 impl FromStr for BootDevice {
@@ -105,7 +115,8 @@ impl FromStr for BootDevice {
             "disk" => Ok(Self::Disk),
             "cdrom" => Ok(Self::Cdrom),
             "setup" => Ok(Self::Setup),
-            _ => Err("expected none, pxe, disk, cdrom or setup"),
+            "http" => Ok(Self::UefiHttp),
+            _ => Err("expected none, pxe, disk, cdrom, setup or http"),
         }
     }
 }
@@ -132,6 +143,7 @@ impl fmt::Display for BootFlags {
             Some(BootDevice::Disk) => "disk",
             Some(BootDevice::Cdrom) => "cdrom",
             Some(BootDevice::Setup) => "setup",
+            Some(BootDevice::UefiHttp) => "UEFI HTTP boot",
             None => "another device",
         };
         let lasting = if self.persistent { "every boot" } else { "next boot only" };

@@ -1,10 +1,14 @@
 //! The driver of [`protocol::ipmi::Session`]: owns the socket, the clock and
 //! the random bytes; one request at a time.
 
-use super::Error;
+use super::commands::{GetBootFlags, GetChassisStatus, SetBootOption};
+use super::session::{Answer, BmcInfo, Session};
+use super::{BootFlags, ChassisStatus, Error, Event, Power, Sensor};
+use futures_util::future::BoxFuture;
+use ipmi_rs_core::app::GetDeviceId;
 use ipmi_rs_core::connection::{IpmiCommand, Message};
 use protocol::ipmi::session::Random;
-use protocol::ipmi::{Config, Output, Session, wire};
+use protocol::ipmi::{self, Config, Output, wire};
 use protocol::time::Instant;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
@@ -16,7 +20,7 @@ pub const OPERATION_LIMIT: std::time::Duration = std::time::Duration::from_secs(
 /// An open session with a BMC.
 pub struct Client {
     socket: UdpSocket,
-    session: Session<Os>,
+    session: ipmi::Session<Os>,
     /// The zero of the session's clock.
     origin: Clock,
 }
@@ -45,7 +49,7 @@ impl Client {
         let socket = UdpSocket::bind(any).await?;
         socket.connect(bmc).await?;
         let origin = Clock::now();
-        let mut client = Self { socket, session: Session::start(config, Os, Instant::ZERO), origin };
+        let mut client = Self { socket, session: ipmi::Session::start(config, Os, Instant::ZERO), origin };
         match client.next().await? {
             Output::Opened(suite) => {
                 tracing::debug!(%bmc, suite = suite.number(), "IPMI session open");
@@ -130,5 +134,68 @@ impl Client {
 
     fn now(&self) -> Instant {
         Instant(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Session for Client {
+    /// Get Device ID.
+    fn info(&mut self) -> Answer<'_, BmcInfo> {
+        Box::pin(async move {
+            let id = self.exec(GetDeviceId).await?;
+            Ok(BmcInfo {
+                speaks: format!("IPMI {}.{}", id.major_version, id.minor_version),
+                manufacturer: format!("IANA enterprise number {}", id.manufacturer_id),
+                product: format!("{:#06x}, device {:#04x} rev {}", id.product_id, id.device_id, id.device_revision),
+                firmware: format!("{}.{:02}", id.major_fw_revision, id.minor_fw_revision),
+                certificate: None,
+                system: None,
+            })
+        })
+    }
+
+    fn status(&mut self) -> Answer<'_, ChassisStatus> {
+        Box::pin(self.exec(GetChassisStatus))
+    }
+
+    fn switch(&mut self, action: Power) -> Answer<'_, ()> {
+        Box::pin(self.exec(action))
+    }
+
+    fn boot_flags(&mut self) -> Answer<'_, BootFlags> {
+        Box::pin(self.exec(GetBootFlags))
+    }
+
+    fn write_boot(&mut self, flags: BootFlags) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if flags.device == Some(super::BootDevice::UefiHttp) {
+                return Err(Error::Unsupported(
+                    "IPMI has no boot flag for UEFI HTTP boot: use pxe, or a BMC that speaks Redfish".to_owned(),
+                ));
+            }
+            // Parameters 0 and 4 are courtesy (ipmitool sends them too); BMCs that do not know them still take parameter 5.
+            let courtesy = self.exec(SetBootOption::in_progress(true)).await.is_ok();
+            self.exec(SetBootOption::flags(flags)).await?;
+            let _ = self.exec(SetBootOption::acknowledge()).await;
+            if courtesy {
+                let _ = self.exec(SetBootOption::in_progress(false)).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn sel(&mut self) -> Answer<'_, Vec<Event>> {
+        Box::pin(self.read_sel())
+    }
+
+    fn sel_clear(&mut self) -> Answer<'_, ()> {
+        Box::pin(self.clear_sel())
+    }
+
+    fn sensors(&mut self) -> Answer<'_, Vec<Sensor>> {
+        Box::pin(self.read_sensors())
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(Self::close(*self))
     }
 }

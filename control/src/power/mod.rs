@@ -1,27 +1,29 @@
 //! Power: sessions with BMCs, and what is asked of them.
 //!
+//! ```text
+//! Server + Secrets -> target -> pool (one queue per BMC) -> session: ipmi | redfish | management
+//! ```
+//!
 //! A BMC's answer is a claim. After every write the state is read back, and
 //! whoever needs certainty waits for the machine's own packets.
 
+pub mod ask;
 mod commands;
 mod ipmi;
+mod management;
+pub mod pool;
 mod records;
+pub mod redfish;
+mod session;
+pub mod target;
 
 pub use commands::{BootDevice, BootFlags, ChassisStatus, Power};
 pub use ipmi::{Client, OPERATION_LIMIT};
 pub use records::{Event, Sensor};
-
-use commands::{GetBootFlags, GetChassisStatus, SetBootOption};
-use ipmi_rs_core::app::GetDeviceId;
-use serde::{Deserialize, Serialize};
-use std::time::Duration;
+pub use session::{Answer, BmcInfo, SETTLE_LIMIT, Session, SystemInfo, action};
 
 /// The UDP port of RMCP (IPMI 2.0 section 13.1.2).
 pub const IPMI_PORT: u16 = 623;
-/// How long a machine may take to show the power state that it was told to have.
-pub const SETTLE_LIMIT: Duration = Duration::from_secs(20);
-/// How often the power state is read meanwhile.
-const SETTLE_POLL: Duration = Duration::from_secs(1);
 
 /// Why something was not done.
 #[derive(thiserror::Error, Debug)]
@@ -62,6 +64,61 @@ pub enum Error {
     /// The machine never showed the power state.
     #[error("the BMC accepted the command, but {} s later still says that the machine is {}", SETTLE_LIMIT.as_secs(), if *.0 { "on" } else { "off" })]
     PowerNotReached(bool),
+    /// A power cycle or reset so soon after another one (F23).
+    #[error("it was power-cycled or reset {} s ago, and is on; not again before {} s have passed", .0.as_secs(), crate::limits::EFFECT_REST.as_secs())]
+    JustCycled(std::time::Duration),
+    /// The BMC cannot do that by the way in which it is spoken to.
+    #[error("{0}")]
+    Unsupported(String),
+    /// An HTTP BMC could not be reached, or broke off.
+    #[error("{0}")]
+    Http(String),
+    /// An HTTP BMC refuses the login.
+    #[error("the BMC refuses the user name or the password (HTTP {0})")]
+    Login(u16),
+    /// An HTTP BMC has no session left.
+    #[error("the BMC has no session left; wait for others to close theirs")]
+    NoSession,
+    /// An HTTP BMC refused a request.
+    #[error("the BMC refused {0}")]
+    Refused(String),
+    /// The BMC's certificate is not the one that is trusted.
+    #[error("{0}")]
+    Certificate(String),
+    /// The BMC belongs to another machine.
+    #[error("{0}")]
+    OtherMachine(String),
+}
+
+/// What kind of trouble an error is: who has to act.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// The BMC, or the way to it, is away.
+    Unreachable,
+    /// It does not take the user name or password.
+    Login,
+    /// It is there, and has no session free.
+    NoSession,
+    /// It is there, and did not do what was asked.
+    Answered,
+}
+
+impl Error {
+    /// What kind of trouble this is.
+    pub fn trouble(&self) -> Trouble {
+        use protocol::ipmi::Error as Ipmi;
+        match self {
+            Self::Io(_) | Self::Closed | Self::Limit | Self::Http(_) => Trouble::Unreachable,
+            // Status codes of table 13-15: role, privilege, name, proof.
+            Self::Session(Ipmi::Refused(_, 0x09 | 0x0a | 0x0d | 0x0f) | Ipmi::BadPassword | Ipmi::Privilege(_)) => {
+                Trouble::Login
+            }
+            Self::Session(Ipmi::Refused(_, 0x01)) | Self::NoSession => Trouble::NoSession,
+            Self::Session(Ipmi::Silent) => Trouble::Unreachable,
+            Self::Login(_) => Trouble::Login,
+            _ => Trouble::Answered,
+        }
+    }
 }
 
 impl From<protocol::ipmi::Error> for Error {
@@ -84,95 +141,4 @@ fn completion(code: u8) -> String {
         _ => return format!("completion code {code:#04x}"),
     };
     format!("{words} (completion code {code:#04x})")
-}
-
-/// Which BMC this is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct BmcInfo {
-    /// IANA enterprise number of the manufacturer.
-    pub manufacturer_id: u32,
-    /// The manufacturer's product number.
-    pub product_id: u16,
-    /// Firmware revision.
-    pub firmware: String,
-    /// IPMI version.
-    pub ipmi: String,
-    /// Device id and revision.
-    pub device: String,
-}
-
-impl Client {
-    /// Which BMC this is (Get Device ID).
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn info(&mut self) -> Result<BmcInfo, Error> {
-        let id = self.exec(GetDeviceId).await?;
-        Ok(BmcInfo {
-            manufacturer_id: id.manufacturer_id,
-            product_id: id.product_id,
-            firmware: format!("{}.{:02}", id.major_fw_revision, id.minor_fw_revision),
-            ipmi: format!("{}.{}", id.major_version, id.minor_version),
-            device: format!("{:#04x} rev {}", id.device_id, id.device_revision),
-        })
-    }
-
-    /// The chassis status.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn status(&mut self) -> Result<ChassisStatus, Error> {
-        self.exec(GetChassisStatus).await
-    }
-
-    /// Does something to the machine's power and waits until the BMC shows it.
-    ///
-    /// `On` and `Off` do nothing where the machine is so already; `Cycle` and
-    /// `Reset` of a machine that is off switch it on, as operators mean it.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn power(&mut self, wanted: Power) -> Result<ChassisStatus, Error> {
-        let before = self.status().await?;
-        let action = match (wanted, before.on) {
-            (Power::On, true) | (Power::Off | Power::Soft, false) => return Ok(before),
-            (Power::Cycle | Power::Reset, false) => Power::On,
-            (other, _) => other,
-        };
-        self.exec(action).await?;
-        let on = matches!(action, Power::On | Power::Cycle | Power::Reset);
-        let deadline = tokio::time::Instant::now() + SETTLE_LIMIT;
-        loop {
-            let status = self.status().await?;
-            if status.on == on || tokio::time::Instant::now() >= deadline {
-                return if status.on == on { Ok(status) } else { Err(Error::PowerNotReached(status.on)) };
-            }
-            tokio::time::sleep(SETTLE_POLL).await;
-        }
-    }
-
-    /// The boot flags as the BMC has them.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn boot_flags(&mut self) -> Result<BootFlags, Error> {
-        self.exec(GetBootFlags).await
-    }
-
-    /// Sets from where the machine starts, and reads it back.
-    ///
-    /// # Errors
-    /// [`Error::BootNotKept`] where the BMC kept another device.
-    pub async fn set_boot(&mut self, device: BootDevice, efi: bool, persistent: bool) -> Result<BootFlags, Error> {
-        let flags = BootFlags { valid: true, persistent, efi, device: Some(device) };
-        // Parameters 0 and 4 are courtesy (ipmitool sends them too); BMCs that do not know them still take parameter 5.
-        let courtesy = self.exec(SetBootOption::in_progress(true)).await.is_ok();
-        self.exec(SetBootOption::flags(flags)).await?;
-        let _ = self.exec(SetBootOption::acknowledge()).await;
-        if courtesy {
-            let _ = self.exec(SetBootOption::in_progress(false)).await;
-        }
-        let kept = self.boot_flags().await?;
-        if kept.device == flags.device { Ok(kept) } else { Err(Error::BootNotKept(kept)) }
-    }
 }

@@ -66,7 +66,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn sel(&mut self) -> Result<Vec<Event>, Error> {
+    pub(super) async fn read_sel(&mut self) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
         let mut next = 0u16;
         while next != LAST && events.len() < SEL_LIMIT {
@@ -91,7 +91,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn sel_clear(&mut self) -> Result<(), Error> {
+    pub(super) async fn clear_sel(&mut self) -> Result<(), Error> {
         let reservation = self.raw(STORAGE, RESERVE_SEL, Vec::new()).await?;
         let &[low, high, ..] = &reservation[..] else {
             return Err(Error::Answer { netfn: STORAGE, command: RESERVE_SEL });
@@ -103,7 +103,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn sensors(&mut self) -> Result<Vec<Sensor>, Error> {
+    pub(super) async fn read_sensors(&mut self) -> Result<Vec<Sensor>, Error> {
         let mut sensors = Vec::new();
         let (mut next, mut seen) = (0u16, 0);
         while next != LAST && seen < SDR_LIMIT {

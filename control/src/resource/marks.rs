@@ -28,6 +28,13 @@ pub const POWER_CYCLE: &str = "stoker.dev/power-cycle";
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Label of a Secret: which allocation it is the configuration of. It goes with that allocation.
 pub const ALLOCATION: &str = "stoker.dev/allocation";
+/// Annotation of a Server: the fingerprint (`sha256:...`) of its BMC's certificate, noted when it was first
+/// seen, and believed alone from then on. Take it off, and the next certificate is noted.
+pub const BMC_CERTIFICATE: &str = "stoker.dev/bmc-certificate";
+/// Condition of a Server: whether its BMC answers.
+pub const BMC_REACHABLE: &str = "BMCReachable";
+/// Condition of a Server: its BMC refuses the user name or the password.
+pub const BMC_AUTH_FAILED: &str = "BMCAuthFailed";
 /// Condition of a Server: another machine claims to be the same one.
 pub const IDENTITY_CONFLICT: &str = "IdentityConflict";
 /// Condition of a Server: whether its machine configuration can be handed out.

@@ -50,8 +50,8 @@ pub use remediation::{
 };
 pub use requirement::{BadRequirement, MAX_REQUIREMENTS, Requirement};
 pub use server::{
-    Bmc, BootFromDisk, ConfigPatch, Hardware, ManagementApi, NodeAddress, PxeMode, SecretKeyRef, Server, ServerSpec,
-    ServerStatus, ValueFrom,
+    Bmc, BmcTls, BootFromDisk, ConfigPatch, Hardware, ManagementApi, NodeAddress, PxeMode, SecretKeyRef, Server,
+    ServerSpec, ServerStatus, ValueFrom,
 };
 pub use validate::{OWN_ENVIRONMENTS, validate};
 

@@ -89,7 +89,7 @@ pub enum PxeMode {
 #[allow(missing_docs)]
 pub struct Bmc {
     pub endpoint: String,
-    /// 623 when 0.
+    /// 623 (IPMI), 443 (Redfish) or 80 (`redfish+http`) when 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub port: u32,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -100,9 +100,33 @@ pub struct Bmc {
     pub pass: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass_from: Option<ValueFrom>,
-    /// `lanplus` when empty; `redfish` is ours.
+    /// `lanplus` (IPMI 2.0) when empty; ours: `redfish`, `redfish+http` (for tests: no TLS), and `none`
+    /// (there is one, and it is not to be used).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub interface: String,
+    /// Ours: which TLS certificate of a `redfish` BMC is believed; `pin` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BmcTls>,
+}
+
+impl Bmc {
+    /// Whether it is to be used.
+    pub fn is_used(&self) -> bool {
+        self.interface != "none"
+    }
+}
+
+/// Which TLS certificate of a BMC is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BmcTls {
+    /// The one that it showed first; the annotation `stoker.dev/bmc-certificate` holds its fingerprint.
+    #[default]
+    Pin,
+    /// One that an authority has signed which this host knows.
+    Verify,
+    /// Any. Whoever is on the path can read the password.
+    Insecure,
 }
 
 fn is_zero(n: &u32) -> bool {

@@ -103,8 +103,14 @@ fn check_server(server: &Server, complain: &mut impl FnMut(String)) {
                 complain(format!("spec.bmc has both {field} and {field}From; keep one"));
             }
         }
-        if !matches!(bmc.interface.as_str(), "" | "lanplus" | "redfish") {
-            complain(format!("spec.bmc.interface {:?}: expected lanplus or redfish", bmc.interface));
+        if !matches!(bmc.interface.as_str(), "" | "lanplus" | "redfish" | "redfish+http" | "none") {
+            complain(format!(
+                "spec.bmc.interface {:?}: expected lanplus, redfish, redfish+http or none",
+                bmc.interface
+            ));
+        }
+        if bmc.tls.is_some() && bmc.interface != "redfish" {
+            complain("spec.bmc.tls is for spec.bmc.interface redfish only".into());
         }
     }
     check_patches(&server.spec.config_patches, complain);

@@ -7,7 +7,7 @@
 use super::{Step, ms};
 use crate::limits;
 use crate::objects::{parse_rfc3339, rfc3339};
-use crate::resource::{EffectKind, EffectRecord, EffectState, marks};
+use crate::resource::{Condition, EffectKind, EffectRecord, EffectState, marks};
 
 impl Step<'_> {
     /// Takes in how the last effect has ended.
@@ -134,5 +134,45 @@ impl Step<'_> {
     fn pause(&self) -> u64 {
         let doubled = ms(limits::RETRY_PAUSE) << self.done.status.attempts.saturating_sub(1).min(10);
         doubled.min(ms(limits::RETRY_PAUSE_MAX))
+    }
+
+    /// What is known of the BMC, for whoever looks at the Server.
+    pub(super) fn bmc_conditions(&mut self) {
+        let conditions = &mut self.done.status.conditions;
+        if !self.view.managed {
+            conditions.retain(|c| c.r#type != marks::BMC_REACHABLE && c.r#type != marks::BMC_AUTH_FAILED);
+            return;
+        }
+        let Some(bmc) = &self.seen.bmc else { return };
+        let told = |holds: bool| if holds { String::new() } else { bmc.why.clone() };
+        if let Some(answers) = bmc.reachable {
+            let reason = if answers { "Answers" } else { "DoesNotAnswer" };
+            state(conditions, (marks::BMC_REACHABLE, answers), reason, told(answers), self.now);
+        }
+        let known = conditions.iter().any(|c| c.r#type == marks::BMC_AUTH_FAILED);
+        if bmc.auth_failed || known {
+            let reason = if bmc.auth_failed { "LoginRefused" } else { "LoginAccepted" };
+            state(conditions, (marks::BMC_AUTH_FAILED, bmc.auth_failed), reason, told(!bmc.auth_failed), self.now);
+        }
+    }
+}
+
+/// Sets a condition with its message; its time changes only with its status.
+fn state(conditions: &mut Vec<Condition>, what: (&str, bool), reason: &str, message: String, now: u64) {
+    let (kind, holds) = what;
+    let status = if holds { "True" } else { "False" }.to_owned();
+    let found = conditions.iter_mut().find(|c| c.r#type == kind);
+    let since = found.as_ref().filter(|c| c.status == status).map(|c| c.last_transition_time.clone());
+    let fresh = Condition {
+        r#type: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: since.unwrap_or_else(|| rfc3339(now)),
+        ..Condition::default()
+    };
+    match found {
+        Some(condition) => *condition = fresh,
+        None => conditions.push(fresh),
     }
 }

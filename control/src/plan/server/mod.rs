@@ -90,6 +90,8 @@ pub struct Seen {
     pub ended: Option<(u64, Result<(), String>)>,
     /// Whether control could log in to the BMC, by the id of its set-up and the number of the try.
     pub bmc_login: Option<(u64, u16, Result<(), String>)>,
+    /// What is known of its BMC.
+    pub bmc: Option<crate::power::pool::Known>,
 }
 
 /// An agent, as it reports.
@@ -468,6 +470,8 @@ impl<'a> Step<'a> {
             None => "unknown".into(),
         };
         let installed = s.install.as_ref().is_some_and(|i| !i.installed.is_empty());
+        self.bmc_conditions();
+        let s = &mut self.done.status;
         condition(s, "PXEBooted", installed, if installed { "Installed" } else { "NotInstalled" }, self.now);
         self.config_condition();
     }

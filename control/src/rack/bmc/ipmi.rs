@@ -1,7 +1,7 @@
 //! The BMC's IPMI 2.0 side: RMCP+ over UDP, suites 3 and 17 (IPMI 2.0 section 13), and the
 //! commands that power needs.
 
-use super::{Action, Boot, Device, Faults, State, lock};
+use super::{Action, Boot, Device, Faults, State, lock, records};
 use protocol::ipmi::Suite;
 use protocol::ipmi::crypto::Keys;
 use protocol::ipmi::wire::{self, Message, payload};
@@ -18,13 +18,18 @@ const TICK: Duration = Duration::from_millis(20);
 /// The server behind one socket.
 pub(super) struct Server {
     socket: UdpSocket,
+    engine: Engine,
+    late: Vec<(Instant, SocketAddr, Vec<u8>)>,
+}
+
+/// Datagrams in, datagrams out.
+pub(super) struct Engine {
     state: Arc<Mutex<State>>,
     suites: Vec<Suite>,
     limit: usize,
     /// By our id.
     sessions: HashMap<u32, Session>,
     next_id: u32,
-    late: Vec<(Instant, SocketAddr, Vec<u8>)>,
 }
 
 struct Session {
@@ -45,8 +50,7 @@ const GUID: [u8; 16] = *b"stoker-bmc-guid!";
 impl Server {
     pub(super) fn new(socket: UdpSocket, state: Arc<Mutex<State>>, suites: &[Suite], limit: usize) -> io::Result<Self> {
         socket.set_read_timeout(Some(TICK))?;
-        let suites = suites.to_vec();
-        Ok(Self { socket, state, suites, limit, sessions: HashMap::new(), next_id: 0x100, late: Vec::new() })
+        Ok(Self { socket, engine: Engine::new(state, suites, limit), late: Vec::new() })
     }
 
     /// Answers until told to stop.
@@ -59,24 +63,35 @@ impl Server {
                 let _ = self.socket.send_to(&packet, peer);
             }
             let Ok((n, peer)) = self.socket.recv_from(&mut buffer) else { continue };
-            let faults = {
-                let mut state = lock(&self.state);
-                if state.faults.drop_first > 0 {
-                    state.faults.drop_first -= 1;
-                    continue;
-                }
-                state.faults.clone()
-            };
-            if faults.silent {
-                continue;
-            }
-            let Some(answer) = self.answer(&buffer[..n], &faults) else { continue };
-            if faults.delay.is_zero() {
+            let Some((answer, delay)) = self.engine.receive(&buffer[..n]) else { continue };
+            if delay.is_zero() {
                 let _ = self.socket.send_to(&answer, peer);
             } else {
-                self.late.push((Instant::now() + faults.delay, peer, answer));
+                self.late.push((Instant::now() + delay, peer, answer));
             }
         }
+    }
+}
+
+impl Engine {
+    pub(super) fn new(state: Arc<Mutex<State>>, suites: &[Suite], limit: usize) -> Self {
+        Self { state, suites: suites.to_vec(), limit, sessions: HashMap::new(), next_id: 0x100 }
+    }
+
+    /// The answer to a datagram, and how much later it is to be sent.
+    pub(super) fn receive(&mut self, packet: &[u8]) -> Option<(Vec<u8>, Duration)> {
+        let faults = {
+            let mut state = lock(&self.state);
+            if state.faults.drop_first > 0 {
+                state.faults.drop_first -= 1;
+                return None;
+            }
+            state.faults.clone()
+        };
+        if faults.silent {
+            return None;
+        }
+        Some((self.answer(packet, &faults)?, faults.delay))
     }
 
     fn answer(&mut self, packet: &[u8], faults: &Faults) -> Option<Vec<u8>> {
@@ -113,7 +128,8 @@ impl Server {
             self.sessions.remove(&id);
             self.count();
         }
-        Some(packet)
+        let power = (m.netfn, m.command) == (0, 0x02);
+        (!power || !faults.loses_power_reply).then_some(packet)
     }
 
     /// Get Channel Cipher Suites, Get Channel Authentication Capabilities.
@@ -147,7 +163,7 @@ impl Server {
         let Some(suite) = self.suites.iter().copied().find(|s| s.algorithms() == asked) else { return refuse(0x11) };
         // Handshakes that were never finished make room first.
         self.sessions.retain(|_, s| s.open || s.console != console);
-        if self.sessions.values().filter(|s| s.open).count() >= self.limit {
+        if lock(&self.state).faults.no_sessions || self.sessions.values().filter(|s| s.open).count() >= self.limit {
             return refuse(0x01);
         }
         self.next_id += 1;
@@ -181,7 +197,8 @@ impl Server {
         let user = body.get(28..)?.get(..usize::from(*body.get(27)?))?;
         session.role = [&[*body.get(24)?, *body.get(27)?], user].concat();
         let (known, password) = {
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
+            state.logins += 1;
             (user == state.user.as_bytes(), state.password.clone())
         };
         if !known {
@@ -218,8 +235,11 @@ impl Server {
     fn command(&mut self, m: &Message<'_>) -> Vec<u8> {
         let mut state = lock(&self.state);
         state.note(m.netfn, m.command, m.data);
+        if state.faults.code != 0 && !matches!((m.netfn, m.command), (6, 0x3b | 0x3c)) {
+            return vec![state.faults.code];
+        }
         match (m.netfn, m.command, m.data) {
-            (6, 0x01, _) => vec![0, 0x20, 1, 2, 0x10, 2, 0x8d, 0x57, 0x01, 0, 0x42, 0],
+            (6, 0x01, _) => vec![0, 0x20, 1, 2, 0x10, 2, 0x8f, 0x57, 0x01, 0, 0x42, 0],
             (6, 0x3b, [level, ..]) => vec![0, *level],
             (6, 0x3c, _) => vec![0],
             (0, 0x01, _) => vec![0, u8::from(state.is_on()), 0, 0],
@@ -246,7 +266,7 @@ impl Server {
             },
             (0, 0x08, _) => vec![0],
             (0, 0x09, [5, ..]) => [&[0, 1, 5], &flags(state.boot())[..]].concat(),
-            _ => vec![0xc1],
+            (netfn, command, data) => records::command(&mut state, netfn, command, data).unwrap_or_else(|| vec![0xc1]),
         }
     }
 

@@ -10,14 +10,17 @@
 //! machine behind it does is the business of its [`Chassis`]. It has the faults
 //! of real BMCs, so that tests can switch them on while it runs.
 
+pub mod fleet;
 mod ipmi;
+mod records;
+mod redfish;
 mod switch;
 
 pub use switch::Switch;
 
 use protocol::ipmi::Suite;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -100,6 +103,17 @@ pub struct Faults {
     pub once: bool,
     /// Does not know Get Channel Cipher Suites.
     pub hides_suites: bool,
+    /// Does what it is told to do to the machine's power, and never answers to that.
+    pub loses_power_reply: bool,
+    /// Has no session left.
+    pub no_sessions: bool,
+    /// Answers every IPMI command of a session with this completion code where it is not 0, and every
+    /// Redfish request with an internal error.
+    pub code: u8,
+    /// Redfish: has no session service, so that every request must bear the password.
+    pub no_session_service: bool,
+    /// Redfish: does not know its own entity tags again.
+    pub wrong_etags: bool,
 }
 
 /// What it was asked, and what it has. All front ends share one.
@@ -108,8 +122,14 @@ pub struct State {
     pub faults: Faults,
     /// Every IPMI command of an open session: network function, command, data.
     pub commands: Vec<(u8, u8, Vec<u8>)>,
-    /// IPMI sessions open now.
+    /// Sessions open now.
     pub open: usize,
+    /// Logins tried, good or bad.
+    pub logins: u64,
+    /// The event log: when its sensor was too hot, seconds since 1970.
+    pub events: Vec<u32>,
+    /// As Redfish tells of the machine.
+    pub identity: Identity,
     user: String,
     password: String,
     boot: Boot,
@@ -118,6 +138,19 @@ pub struct State {
     chassis: Box<dyn Chassis>,
 }
 
+/// What Redfish tells of the machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Identity {
+    /// SMBIOS UUID.
+    pub uuid: String,
+    /// Serial number.
+    pub serial: String,
+    /// Network cards.
+    pub macs: Vec<String>,
+}
+
+/// What the one sensor reads, degrees Celsius.
+const INLET: u8 = 35;
 /// The commands that are remembered; a BMC that is polled for days must not grow.
 const COMMANDS: usize = 10_000;
 
@@ -204,6 +237,9 @@ impl Bmc {
             faults: Faults::default(),
             commands: Vec::new(),
             open: 0,
+            logins: 0,
+            events: Vec::new(),
+            identity: Identity::default(),
             user: user.to_owned(),
             password: password.to_owned(),
             boot: Boot::default(),
@@ -231,6 +267,21 @@ impl Bmc {
             self.address = address;
         }
         Ok(())
+    }
+
+    /// Speaks Redfish over plain HTTP on this listener, with so many sessions at one time.
+    ///
+    /// # Errors
+    /// Where the listener cannot be used.
+    pub fn serve_redfish(&mut self, listener: TcpListener, sessions: usize) -> io::Result<SocketAddr> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let (state, stop) = (self.state.clone(), self.stop.clone());
+        self.threads.push(std::thread::spawn(move || redfish::run(listener, state, sessions, &stop)));
+        if self.address.port() == 0 {
+            self.address = address;
+        }
+        Ok(address)
     }
 
     /// Its state, to look at or to change.
