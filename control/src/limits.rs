@@ -190,6 +190,8 @@ pub const OBJECT_AGE: Duration = Duration::from_secs(24 * 3600);
 pub const OBJECT_SWEEP: Duration = Duration::from_secs(3600);
 /// How often `edge.state` is looked at while somebody waits for it.
 pub const EDGE_STATE_POLL: Duration = Duration::from_millis(50);
+/// How long a machine's script waits for the edge to serve what it names; firmware and iPXE wait longer.
+pub const SCRIPT_EDGE_WAIT: Duration = Duration::from_secs(2);
 /// How often `edge.state` is looked at for the status.
 pub const EDGE_STATE_LOOK: Duration = Duration::from_secs(2);
 
@@ -260,6 +262,8 @@ pub const DHCP_SERVERS: usize = 8;
 pub const DHCP_PROBE_MAX_MS: u64 = 2000;
 /// Machines whose packet rate is kept.
 pub const DHCP_RATE_SLOTS: usize = 16_384;
+/// DHCPv6 clients whose identifier is remembered with their MAC; beyond, all are forgotten.
+pub const DHCP6_CLIENTS: usize = 4096;
 /// Packets that may wait for their decision.
 pub const DHCP_QUEUE: usize = 4096;
 /// Replies that may wait for the disk.

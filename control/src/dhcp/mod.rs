@@ -10,6 +10,7 @@
 //! | `journal`, `store::leases` | leases on disk before they are confirmed |
 //! | [`probe`] | is an address in use? |
 //! | [`watch`] | offers of other servers |
+//! | [`v6`] | boot files by DHCPv6 |
 //! | [`advertise`] | IPv6 router advertisements that only end iPXE's wait |
 //!
 //! [`Dhcp::open`] takes the ports (before privileges are dropped), [`Dhcp::run`] serves.
@@ -17,6 +18,7 @@
 pub mod advertise;
 pub mod book;
 pub mod encode;
+mod gate;
 mod journal;
 pub mod metrics;
 pub mod plan;
@@ -25,6 +27,7 @@ pub mod rate;
 mod serve;
 pub mod settings;
 pub mod sockets;
+pub mod v6;
 pub mod watch;
 mod watched;
 
@@ -60,6 +63,7 @@ pub struct Dhcp {
     endpoints: Vec<Endpoint>,
     watches: Vec<(Arc<Place>, std::net::UdpSocket)>,
     advertisers: Vec<Advertiser>,
+    v6: Vec<v6::Server>,
     book: Arc<Mutex<Book>>,
     store: Option<Arc<Store>>,
     metrics: Metrics,
@@ -74,9 +78,12 @@ impl Dhcp {
     pub fn open(settings: Settings, places: Vec<Place>, store: Option<Arc<Store>>) -> Result<Self, OpenError> {
         let places: Vec<_> = places.into_iter().map(Arc::new).collect();
         let mut endpoints = Vec::new();
-        let (mut watches, mut advertisers) = (Vec::new(), Vec::new());
+        let (mut watches, mut advertisers, mut v6) = (Vec::new(), Vec::new(), Vec::new());
         for place in &places {
             endpoints.extend(sockets::open(place, &settings)?);
+            if settings.serves_v6() {
+                v6.push(v6::Server::open(place, &settings)?);
+            }
             if settings.mode == Mode::Proxy && settings.watch_foreign {
                 match sockets::watch(place) {
                     Ok(socket) => watches.push((place.clone(), socket)),
@@ -110,6 +117,7 @@ impl Dhcp {
             endpoints,
             watches,
             advertisers,
+            v6,
             book: Arc::new(Mutex::new(book)),
             store,
             metrics: Metrics::default(),
@@ -158,6 +166,15 @@ impl Dhcp {
             readers.spawn(async move {
                 if let Err(e) = advertiser.run(metrics, stop).await {
                     tracing::warn!(error = %e, "router advertisements ended");
+                }
+            });
+        }
+        for server in self.v6 {
+            let (rules, observer) = (self.rules.clone(), observer.clone());
+            let (metrics, stop) = (self.metrics.clone(), stop.clone());
+            readers.spawn(async move {
+                if let Err(e) = server.run(rules, observer, metrics, stop).await {
+                    tracing::warn!(error = %e, "DHCPv6 ended");
                 }
             });
         }

@@ -3,6 +3,7 @@
 
 use super::book::{Book, Change, Entry, State};
 use super::encode::encode;
+use super::gate::Gate;
 use super::journal::Save;
 use super::metrics::Metrics;
 use super::plan::{self, Answer, Decision, Place, Port, Reply, View, Why};
@@ -95,11 +96,8 @@ pub(super) struct Serve {
     unsent: HashMap<u64, (Asked, Box<Reply>)>,
     next_token: u64,
     watched: Watched,
-    gate: HashMap<&'static str, Instant>,
+    gate: Gate,
 }
-
-/// The same complaint is logged at most this often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Serve {
     pub fn new(
@@ -126,7 +124,7 @@ impl Serve {
             unsent: HashMap::new(),
             next_token: 0,
             watched: Watched::default(),
-            gate: HashMap::new(),
+            gate: Gate::default(),
         }
     }
 
@@ -143,7 +141,7 @@ impl Serve {
     pub fn tick(&mut self) {
         let leased = self.book().leased(now());
         self.metrics.leases(leased);
-        self.gate.retain(|_, since| since.elapsed() < COMPLAIN_EVERY);
+        self.gate.tick();
     }
 
     fn packet(&mut self, endpoint: usize, source: SocketAddrV4, bytes: &[u8]) {
@@ -453,12 +451,7 @@ impl Serve {
 
     /// Logs a complaint, each kind at most every ten seconds.
     fn complain(&mut self, label: &'static str, what: &str) {
-        let now = Instant::now();
-        let due = self.gate.get(label).is_none_or(|last| now.duration_since(*last) >= COMPLAIN_EVERY);
-        if due {
-            self.gate.insert(label, now);
-            tracing::warn!(reason = label, "DHCP: {what}");
-        }
+        self.gate.complain(label, what);
     }
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {

@@ -1,5 +1,9 @@
 //! The `dhcp:` section of stoker.yaml.
 
+mod v6;
+
+pub use v6::V6;
+
 use crate::limits;
 use ipnet::Ipv4Net;
 use protocol::dhcp::{MAX_FILE, Platform, Processor};
@@ -34,6 +38,8 @@ pub struct Settings {
     /// Send IPv6 router advertisements that give nothing, but end iPXE's wait
     /// for one (4 to 16 s). Default: on in server mode, off in proxy mode.
     pub router_advertisements: Option<bool>,
+    /// Boot files by DHCPv6.
+    pub v6: V6,
     /// Watch for offers of other DHCP servers (port 68).
     pub watch_foreign: bool,
     /// Decide and log, send nothing.
@@ -314,6 +320,7 @@ impl Default for Settings {
             policy: Policy::default(),
             relays: Vec::new(),
             router_advertisements: None,
+            v6: V6::default(),
             watch_foreign: true,
             dry_run: false,
             rate: Rate::default(),
@@ -328,6 +335,11 @@ impl Settings {
         self.mode != Mode::Off && self.router_advertisements.unwrap_or(self.mode == Mode::Server)
     }
 
+    /// Whether boot files are given by DHCPv6.
+    pub fn serves_v6(&self) -> bool {
+        self.mode != Mode::Off && self.v6.enabled
+    }
+
     /// Everything that is wrong with it: the setting, what is wrong, the remedy.
     pub fn check(&self) -> Vec<(String, String, String)> {
         let mut problems = Problems(Vec::new());
@@ -340,6 +352,7 @@ impl Settings {
                 problems.add("relays", "0.0.0.0/0 lets anybody be a relay", "list the relays' own networks");
             }
         }
+        self.v6.check(&mut problems);
         if self.mode == Mode::Server {
             self.server.check(&mut problems);
         }
@@ -360,28 +373,20 @@ impl Settings {
                 );
             }
         }
-        for (name, url) in [("script_url", &self.script_url), ("http_boot_url", &self.http_boot_url)] {
-            if let Some(url) = url
-                && !(url.starts_with("http://")
-                    || url.starts_with("https://")
-                    || (name == "script_url" && url.starts_with("tftp://")))
-            {
-                problems.add(
-                    name,
-                    format!("`{}` is no URL", url.escape_default()),
-                    "begin it with http:// or https://",
-                );
-            }
-            if let Some(url) = url
-                && (url.len() > MAX_URL || !url.bytes().all(|b| b.is_ascii_graphic()))
-            {
-                problems.add(
-                    name,
-                    "the URL does not fit option 67",
-                    format!("at most {MAX_URL} printable ASCII characters without spaces"),
-                );
-            }
-        }
+        check_url("script_url", self.script_url.as_deref(), problems);
+        check_url("http_boot_url", self.http_boot_url.as_deref(), problems);
+    }
+}
+
+fn check_url(name: &str, url: Option<&str>, problems: &mut Problems) {
+    let Some(url) = url else { return };
+    let tftp = name.ends_with("script_url") && url.starts_with("tftp://");
+    if !(url.starts_with("http://") || url.starts_with("https://") || tftp) {
+        problems.add(name, format!("`{}` is no URL", url.escape_default()), "begin it with http:// or https://");
+    }
+    if url.len() > MAX_URL || !url.bytes().all(|b| b.is_ascii_graphic()) {
+        let remedy = format!("at most {MAX_URL} printable ASCII characters without spaces");
+        problems.add(name, "the URL does not fit option 67", remedy);
     }
 }
 

@@ -54,6 +54,11 @@ pub enum OpenError {
         /// Our address.
         address: Ipv4Addr,
     },
+    /// The interface has no IPv6 address that machines could use.
+    #[error(
+        "dhcp.v6 is enabled, but {0} has no IPv6 address that machines can reach; give it one (ip address add fd00:77::1/64 dev {0}), or set dhcp.v6.address"
+    )]
+    NoAddress6(String),
     /// Server mode without a store.
     #[error("dhcp.mode server needs the store, to keep leases")]
     NoStore,
@@ -70,6 +75,18 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// What the kernel's refusal of a port means. `hint` goes with a port in use.
+    pub(super) fn of(e: io::Error, port: u16, interface: String, hint: &'static str) -> Self {
+        match e.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::ADDRINUSE) => Self::InUse { port, interface, hint },
+            Some(Errno::ACCESS | Errno::PERM) => Self::Denied { port, interface },
+            Some(Errno::NODEV) => Self::NoInterface(interface),
+            _ => Self::Io { port, interface, source: e },
+        }
+    }
 }
 
 /// One socket that requests come in on, and the one that its replies leave from.
@@ -155,20 +172,14 @@ fn udp(place: &Place, address: Ipv4Addr, port: u16, share: Share) -> Result<Sock
 
 fn explain(place: &Place, address: Ipv4Addr, port: u16, share: Share, e: io::Error) -> OpenError {
     let interface = place.interface.clone();
+    let hint = match (port, share) {
+        (SERVER_PORT, Share::Never) => ", or set dhcp.mode: proxy to work beside it",
+        (SERVER_PORT, Share::Always) => ": it does not share the port; let one of the two run on another host",
+        _ => "",
+    };
     match e.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::ADDRINUSE) => OpenError::InUse {
-            port,
-            interface,
-            hint: match (port, share) {
-                (SERVER_PORT, Share::Never) => ", or set dhcp.mode: proxy to work beside it",
-                (SERVER_PORT, Share::Always) => ": it does not share the port; let one of the two run on another host",
-                _ => "",
-            },
-        },
-        Some(Errno::ACCESS | Errno::PERM) => OpenError::Denied { port, interface },
-        Some(Errno::NODEV) => OpenError::NoInterface(interface),
         Some(Errno::ADDRNOTAVAIL) => OpenError::NoAddress { interface, address },
-        _ => OpenError::Io { port, interface, source: e },
+        _ => OpenError::of(e, port, interface, hint),
     }
 }
 

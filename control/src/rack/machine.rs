@@ -51,6 +51,8 @@ pub struct Spec {
     pub cpus: u32,
     /// Disks, all empty and sparse.
     pub disks: Vec<Disk>,
+    /// UEFI: PXE by IPv6 in place of IPv4.
+    pub ipv6: bool,
 }
 
 impl Spec {
@@ -58,7 +60,7 @@ impl Spec {
     pub fn new(name: &str, firmware: Firmware) -> Self {
         let nvme = firmware.is_uefi().then_some(Disk::Nvme(1 << 30));
         let disks = std::iter::once(Disk::Virtio(2 << 30)).chain(nvme).collect();
-        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks }
+        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks, ipv6: false }
     }
 
     /// Its hardware address, in QEMU's range.
@@ -134,10 +136,11 @@ impl Spec {
             args.0.extend(flash_args(&flash.code, Path::new("vars.fd")));
             // OVMF 2025 uses its network only where it has a source of random numbers.
             args.add("-device virtio-rng-pci");
-            args.add("-fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n");
+            let ipv6 = if self.ipv6 { 'y' } else { 'n' };
+            args.add(&format!("-fw_cfg name=opt/org.tianocore/IPv6PXESupport,string={ipv6}"));
         }
-        if self.firmware == Firmware::UefiHttp {
-            // Else OVMF tries PXE first and takes a minute to give it up.
+        if self.firmware == Firmware::UefiHttp || self.ipv6 {
+            // Else OVMF tries PXE by IPv4 first and takes a minute to give it up.
             args.add("-fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n");
         }
         args.add("-serial file:console.log -qmp unix:qmp,server=on,wait=off");

@@ -112,6 +112,18 @@ impl Network {
     /// # Errors
     /// [`RackError`] with the tool's words.
     pub fn start_foreign_dhcp(&mut self, folder: &Path) -> Result<(), RackError> {
+        self.foreign_dhcp(folder, false)
+    }
+
+    /// The same, giving IPv6 addresses (DHCPv6 and router advertisements) besides.
+    ///
+    /// # Errors
+    /// [`RackError`] with the tool's words.
+    pub fn start_foreign_dhcp_of_both_families(&mut self, folder: &Path) -> Result<(), RackError> {
+        self.foreign_dhcp(folder, true)
+    }
+
+    fn foreign_dhcp(&mut self, folder: &Path, ipv6: bool) -> Result<(), RackError> {
         let other = format!("{}-dhcp", self.name);
         process::run(Command::new("ip").args(["netns", "add", &other]), "").map_err(rights)?;
         self.ip(&format!(
@@ -120,7 +132,13 @@ impl Network {
              link set vd0 master {BRIDGE} up\n"
         ))?;
         ip(&other, &format!("link set lo up\naddr add {FOREIGN}/{PREFIX} brd + dev eth0\nlink set eth0 up\n"))?;
+        if ipv6 {
+            ip(&other, "addr add fe80::2/64 dev eth0 nodad\naddr add fd77::2/64 dev eth0 nodad\n")?;
+        }
         let mut command = in_namespace(&other, "dnsmasq", "KILL");
+        if ipv6 {
+            command.args(["--enable-ra", "--dhcp-range=fd77::100,fd77::1ff,64,10m"]);
+        }
         command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--no-hosts", "--no-resolv"]);
         command.args([
             "--log-dhcp",

@@ -29,7 +29,7 @@ pub struct TooLong;
 
 impl fmt::Display for TooLong {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "the answer does not fit into {MAX_REPLY} bytes; shorten dhcp.v6.params or the URLs")
+        write!(out, "the answer does not fit into {MAX_REPLY} bytes; shorten the URLs of dhcp.v6")
     }
 }
 

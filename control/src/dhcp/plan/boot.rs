@@ -1,7 +1,9 @@
 //! Which boot file for which firmware.
 
 use super::{View, Why};
+use crate::dhcp::settings::Rules;
 use protocol::dhcp::{Firmware, Platform, Request};
+use protocol::id::Mac;
 use std::net::Ipv4Addr;
 
 /// What a client is told to boot.
@@ -73,11 +75,16 @@ fn script_url(view: &View<'_>) -> String {
 }
 
 fn file(request: &Request, view: &View<'_>, platform: Platform) -> Result<String, Why> {
-    let (file, setting) = view.settings.files.of(platform);
+    boot_file(request.mac(), view.settings, platform)
+}
+
+/// The name of a platform's boot file, as this machine is to ask for it.
+pub(in crate::dhcp) fn boot_file(mac: Option<Mac>, settings: &Rules, platform: Platform) -> Result<String, Why> {
+    let (file, setting) = settings.files.of(platform);
     let Some(file) = file else {
         return Err(Why::loud("no_file", format!("there is no boot file for {platform}; set dhcp.files.{setting}")));
     };
-    Ok(match request.mac().filter(|_| view.settings.mac_in_path) {
+    Ok(match mac.filter(|_| settings.mac_in_path) {
         Some(mac) => format!("{}/{}", mac.hyphenated(), file.trim_start_matches('/')),
         None => file.to_owned(),
     })

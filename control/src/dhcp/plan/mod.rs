@@ -8,8 +8,10 @@ mod lease;
 use super::book::{Book, Change};
 use super::settings::{Mode, Rules, Unknown};
 use boot::Boot;
+pub(super) use boot::boot_file;
 use protocol::dhcp::options::code;
 use protocol::dhcp::{ClientKey, Destination, MessageType, Request};
+use protocol::id::Mac;
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -91,11 +93,11 @@ pub struct Why {
 }
 
 impl Why {
-    fn quiet(label: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn quiet(label: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
         Self { label, text: text.into(), loud: false }
     }
 
-    fn loud(label: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn loud(label: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
         Self { label, text: text.into(), loud: true }
     }
 }
@@ -176,7 +178,12 @@ fn admit(request: &Request, view: &View<'_>) -> Result<(), Why> {
     if request.options.get(code::RELAY_AGENT).is_some_and(|info| info.len() > 255) {
         return Err(Why::quiet("relay", "relay information of more than 255 bytes cannot be echoed"));
     }
-    let Some(mac) = request.mac() else {
+    listed(request.mac(), settings)
+}
+
+/// What `dhcp.policy` says of a machine.
+pub(super) fn listed(mac: Option<Mac>, settings: &Rules) -> Result<(), Why> {
+    let Some(mac) = mac else {
         return match settings.policy.unknown {
             Unknown::Answer => Ok(()),
             Unknown::Ignore => Err(Why::quiet("policy", "it has no MAC that a list could name")),
