@@ -5,7 +5,7 @@ mod harness;
 
 use control::api::types::{BootList, EnvironmentList, MachineRecord, MachineStory, Phase, Problem, Status, WatchLine};
 use control::run::{Control, StartError};
-use harness::{MAC, UUID, ask, bundle, hello, settings, start};
+use harness::{MAC, UUID, ask, bundle, edge_serves, hello, settings, start};
 use protocol::event::{CURRENT, Event, Kind, Outcome, Proto};
 use protocol::manifest::{Manifest, ObjectId};
 use protocol::report::{Answer, OrderKind};
@@ -32,6 +32,15 @@ fn sidero_arguments_and_status_codes() {
     control.until("/api/v1/environments", |e: &EnvironmentList| {
         e.environments.iter().any(|e| e.name == "ready" && e.ready)
     });
+
+    let (code, why) = control.curl(&[], &ask("52-54-00-00-00-01"));
+    assert!(code == 412 && why.contains("is stoker-edge running"), "nobody serves its files: {code} {why}");
+    assert_eq!(control.curl(&[], &ask("52-54-00-00-00-03")).0, 200, "a local disk needs no edge");
+    edge_serves(&control, &[("env/ready/x86_64/vmlinuz", "object is damaged")]);
+    let (code, why) = control.curl(&[], &ask("52-54-00-00-00-01"));
+    assert!(code == 412 && why.contains("vmlinuz: object is damaged"), "{code} {why}");
+    assert_eq!(control.curl(&[], &ask("52-54-00-12-34-56")).0, 200, "the agent's files are well");
+    edge_serves(&control, &[]);
 
     let (code, script) = control.curl(&[], &ask("52-54-00-12-34-56"));
     assert_eq!(code, 200);

@@ -8,6 +8,7 @@ use crate::config::DiskMethod;
 use crate::http::Peer;
 use crate::inventory::Who;
 use crate::lifecycle;
+use crate::limits;
 use crate::observe::{Milestone, Observation, now_ms};
 use crate::plan::boot::{self, BootPlan, Files, Request, Sent};
 use crate::plan::server::Destination;
@@ -39,7 +40,7 @@ pub(super) async fn machine(
     let serial = query.iter().find(|(k, _)| k == "serial").map(|(_, v)| v.as_str());
     let answer = match life(&node, request, serial).await {
         Ok(life) => {
-            let plan = plan(&node, request, life.as_ref());
+            let plan = served(&node, plan(&node, request, life.as_ref())).await;
             match attempt(&node, &plan, request, ip, life.as_ref(), &headers).await {
                 Ok(attempt) => {
                     let answer = render(&node, &plan, request, &headers, &attempt);
@@ -118,6 +119,25 @@ fn plan(node: &Node, request: Request, life: Option<&Life>) -> BootPlan {
             boot::goal(&view, request, &Sent::Installer(environment.clone()))
         }
         Some(lifecycle::Goal::Disk(method)) => boot::goal(&view, request, &Sent::Disk(method.map(disk_method))),
+    }
+}
+
+/// A script whose files the edge does not serve yet would lead into a 404:
+/// iPXE is told why, and asks again.
+async fn served(node: &Node, plan: BootPlan) -> BootPlan {
+    let (to, files) = match &plan {
+        BootPlan::Agent { environment, files } => (format!("agent {environment}"), files),
+        BootPlan::Environment { environment, files, .. } => (format!("environment {environment}"), files),
+        BootPlan::Disk(_) | BootPlan::Refuse { .. } => return plan,
+    };
+    let names = [files.kernel.clone(), files.initrd.clone()];
+    match node.publisher.ensure(&names, limits::SCRIPT_EDGE_WAIT).await {
+        Ok(_) => plan,
+        Err(e) => {
+            let why = format!("{to} cannot be loaded yet: {e}");
+            tracing::warn!(why, "a script was not given out");
+            BootPlan::Refuse { to, status: StatusCode::PRECONDITION_FAILED.as_u16(), why }
+        }
     }
 }
 

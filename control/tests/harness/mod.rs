@@ -5,7 +5,7 @@
 
 use control::config::{self, Overrides};
 use control::run::Control;
-use protocol::manifest::ObjectId;
+use protocol::manifest::{EdgeState, Manifest, ObjectId};
 use protocol::report::{Facts, FirmwareKind, Hello, Interface, System};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -130,6 +130,23 @@ pub fn bundle(dir: &Path) -> String {
     let index = serde_json::json!({"version": 1, "name": "test bundle", "files": files}).to_string();
     std::fs::write(dir.join("bundle/bundle.json"), index).unwrap();
     "bundle: bundle\n".into()
+}
+
+/// What the edge would write: it serves what is published now, but for these names.
+pub fn edge_serves(control: &Running, refused: &[(&str, &str)]) {
+    let manifest = Manifest::parse(&std::fs::read(control.state.join("publish/manifest.json")).unwrap()).unwrap();
+    let state = EdgeState {
+        version: 1,
+        pid: 1,
+        at_ms: 0,
+        generation: manifest.generation,
+        refused: refused.iter().map(|(name, why)| (name.to_string(), why.to_string())).collect(),
+        driver: "epoll".into(),
+        listen: Default::default(),
+    };
+    std::fs::create_dir_all(control.state.join("edge")).unwrap();
+    let path = control.state.join("edge/edge.state");
+    control::publish::replace_file(&path, &serde_json::to_vec(&state).unwrap()).unwrap();
 }
 
 pub fn ask(mac: &str) -> String {
