@@ -35,6 +35,11 @@ pub struct Observation {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "milestone", rename_all = "snake_case")]
 pub enum Milestone {
+    /// Somebody switched it on and said so: the virtual rack.
+    PowerOn {
+        /// The machine's name there.
+        name: String,
+    },
     /// DHCPDISCOVER.
     DhcpDiscover {
         /// Who asks, in words: `UEFI x64 PXE`, `BIOS PXE`, `UEFI x64 HTTP boot`, `iPXE (UEFI x64)`, `Linux`.

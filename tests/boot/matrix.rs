@@ -56,6 +56,34 @@ fn uefi_http_boot_beside_a_foreign_dhcp_server() {
 }
 
 #[test]
+fn d45_uefi_pxe_over_ipv6_beside_a_foreign_dhcp_server() {
+    let _one = crate::lock();
+    let dir = tempfile::tempdir().unwrap();
+    let images = Images::new(crate::bundle().as_deref());
+    let accel = crate::accel(&images);
+    let mut network = Network::create().unwrap();
+    network.start_foreign_dhcp_of_both_families(dir.path()).unwrap();
+    let config = dir.path().join("stoker.yaml");
+    std::fs::write(&config, "dhcp:\n  mode: proxy\n  v6: {enabled: true}\n").unwrap();
+    let config = config.to_str().unwrap();
+    let mut stage = Stage::start(Some(&network), &["--interface", "br0", "--config", config]);
+    stage.ready();
+
+    let spec = Spec { memory_mib: 640, ipv6: true, ..Spec::new("uefi-v6", Firmware::Uefi) };
+    let machines = stage.state.with_file_name("machines");
+    let began = Instant::now();
+    let mut machine = Machine::start(spec.clone(), &network, &images, accel, &machines).unwrap();
+    boots(&mut stage, &spec, "auto", began);
+    let steps = &stage.story_of(&spec).boots[0].steps;
+    let offered = |step: &&control::api::types::Step| step.title.contains("tftp://[fd77::1]/");
+    assert!(steps.iter().any(|s| offered(&s)), "the boot file was not offered over IPv6: {steps:#?}");
+    let log = Network::foreign_log(dir.path());
+    assert!(log.contains("DHCPREPLY") && log.contains("fd77::1"), "no address by DHCPv6 from elsewhere: {log}");
+    machine.stop();
+    stage.stop();
+}
+
+#[test]
 fn bios_pxe_beside_a_foreign_dhcp_server() {
     on_a_network_with_a_dhcp_server(Firmware::Bios, "auto");
 }
@@ -70,6 +98,7 @@ fn in_a_virtual_rack(firmware: Firmware, driver: &'static str) {
     let status = stage.ready();
     assert_eq!(status.dhcp_mode, "server");
     boots(&mut stage, &spec, driver, Instant::now());
+    assert_eq!(stage.story_of(&spec).boots[0].steps[0].kind, "power_on", "the story begins where the machine does");
     stage.stop();
 }
 

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::metadata::words::clean;
 use crate::objects::Objects as _;
 use crate::objects::embedded::Embedded;
-use crate::observe::{Observer, now_ms};
+use crate::observe::{Milestone, Observation, Observer, now_ms};
 use crate::publish::Publisher;
 use crate::resource::Kind;
 use crate::store::machines::Machines;
@@ -35,8 +35,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use types::{
-    BootList, EdgeStatus, EnvironmentList, MachineList, MachineRecord, MachineStory, Problem, Refetching, Status,
-    WatchLine,
+    BootList, EdgeStatus, EnvironmentList, MachineList, MachineRecord, MachineStory, PowerOn, Problem, Refetching,
+    Status, WatchLine,
 };
 
 /// What the handlers need.
@@ -51,7 +51,7 @@ pub struct Operator {
     pub environments: Arc<Environments>,
     /// Published names, and the edge.
     pub publisher: Arc<Publisher>,
-    /// For the count of lost observations.
+    /// Where power-ons go; and for the count of lost observations.
     pub observer: Observer,
     /// Declared objects.
     pub objects: Embedded,
@@ -76,6 +76,7 @@ pub fn router(operator: Arc<Operator>) -> Router {
         .route("/api/v1/boots", get(boots))
         .route("/api/v1/boots/watch", get(watch))
         .route("/api/v1/boots/{mac}", get(story))
+        .route("/api/v1/boots/{mac}/power-on", post(power_on))
         .route("/api/v1/machines", get(machines))
         .route("/api/v1/machines/{id}", get(machine))
         .route("/api/v1/environments", get(environments))
@@ -174,6 +175,22 @@ fn is_alive(pid: u32) -> bool {
 
 async fn boots(State(operator): State<Arc<Operator>>) -> Json<BootList> {
     Json(BootList { boots: operator.timeline.boots() })
+}
+
+/// Whoever switches a machine on without a BMC of ours says so here: its boot begins.
+async fn power_on(
+    State(operator): State<Arc<Operator>>,
+    Path(mac): Path<String>,
+    Json(said): Json<PowerOn>,
+) -> Answer<PowerOn> {
+    let Ok(mac) = mac.parse::<Mac>() else {
+        let what = format!("{} is no MAC address", clean(&mac));
+        return Err(no(StatusCode::BAD_REQUEST, what, "write it as 52:54:00:12:34:56"));
+    };
+    let name = clean(&said.name);
+    let what = Milestone::PowerOn { name: name.clone() };
+    operator.observer.see(Observation { at_ms: now_ms(), mac: Some(mac), ip: None, uuid: None, what });
+    Ok(Json(PowerOn { name }))
 }
 
 async fn story(State(operator): State<Arc<Operator>>, Path(id): Path<String>) -> Answer<MachineStory> {

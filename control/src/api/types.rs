@@ -93,6 +93,14 @@ pub struct EdgeStatus {
     pub at_ms: u64,
 }
 
+/// A machine is about to be switched on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerOn {
+    /// What people call it.
+    pub name: String,
+}
+
 /// The latest boot of each machine, newest activity first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct BootList {
@@ -137,7 +145,7 @@ pub struct BootSummary {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Firmware asks for an address and a boot file.
+    /// Switched on, or firmware asks for an address and a boot file.
     Dhcp,
     /// Firmware loads the boot program (iPXE).
     Loader,

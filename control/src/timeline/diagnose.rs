@@ -8,6 +8,8 @@ use crate::api::types::{Boot, Diagnosis, Phase, Step, StepState};
 /// An offer that nobody takes up after so long was refused or never arrived
 /// (firmware asks again after 4, 8 and 16 s).
 const OFFER_MS: u64 = 20_000;
+/// Firmware of servers asks for an address within two to five minutes of power-on, and is then looked at by people.
+const POWER_MS: u64 = 300_000;
 /// Firmware asks for its boot file within a second of its lease.
 const ASK_MS: u64 = 15_000;
 /// A transfer without any news. TFTP clients repeat themselves every 4 s at most.
@@ -29,7 +31,7 @@ struct Found {
 }
 
 /// Asked in this order: the first that speaks is right.
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     script_refused,
     file_refused,
     transfer_broken,
@@ -39,6 +41,7 @@ const RULES: [Rule; 9] = [
     file_not_asked,
     loader_silent,
     nothing_after_script,
+    nothing_after_power_on,
 ];
 
 /// The diagnosis of a boot, or nothing when all is well.
@@ -108,6 +111,14 @@ fn transfer_stalled(boot: &Boot, now_ms: u64) -> Option<Found> {
     let cause = format!("{} was asked for and never finished: {} of {} bytes", step.title, step.bytes, step.total);
     let remedy = "see whether the machine still has power and link; a slow link shows progress here";
     found("transfer-stalled", step, cause, remedy)
+}
+
+fn nothing_after_power_on(boot: &Boot, now_ms: u64) -> Option<Found> {
+    let step = last(boot, "power_on")?;
+    let quiet = quiet_since(boot, step, now_ms).filter(|quiet| *quiet >= POWER_MS)?;
+    let cause = format!("it was switched on {} s ago and has not asked for an address", quiet / 1000);
+    let remedy = "look at its console: network boot must be first in the boot order, and the boot NIC must have a link";
+    found("nothing-after-power-on", step, cause, remedy)
 }
 
 fn dhcp_not_answered(boot: &Boot, _: u64) -> Option<Found> {

@@ -33,6 +33,7 @@ pub fn begins_another(boot: &Boot, seen: &Observation) -> bool {
     let s = &boot.summary;
     let silent = seen.at_ms.saturating_sub(s.last_ms) > u64::try_from(limits::BOOT_GAP.as_millis()).unwrap_or(u64::MAX);
     match &seen.what {
+        Milestone::PowerOn { .. } => !boot.steps.is_empty(),
         // Firmware asks again and again while nobody answers; once it has loaded something, it starts over.
         Milestone::DhcpDiscover { client, .. } if is_firmware(client) => silent || s.phase > Phase::Dhcp,
         // iPXE asks after the loader (the same boot), in rounds while it has no script (the same), or as a ROM.
@@ -63,6 +64,7 @@ pub fn fold(boot: &mut Boot, seen: &Observation) {
     let at = seen.at_ms;
     use StepState::{Failed, Ok, Running, Warn};
     match &seen.what {
+        Milestone::PowerOn { name } => note(boot, at, "power_on", "switched on".into(), name.clone(), Ok),
         Milestone::DhcpDiscover { client, relay } => {
             if boot.summary.firmware.is_empty() && !client.starts_with("Linux") {
                 boot.summary.firmware.clone_from(client);

@@ -388,3 +388,24 @@ fn a_watch_sees_everything_from_the_moment_it_begins() {
     t.look(61_000);
     assert!(news.try_recv().is_err(), "said once");
 }
+
+#[test]
+fn a_boot_begins_with_its_power_on_and_silence_after_it_is_told() {
+    let on = || Milestone::PowerOn { name: "uefi-1".into() };
+    let mut boot = story::begin(1, MAC, 1_000);
+    assert!(!story::begins_another(&boot, &at(1_000, on())), "of a boot that has just begun it is the first step");
+    story::fold(&mut boot, &at(1_000, on()));
+    assert_eq!(
+        (boot.summary.doing.as_str(), boot.summary.phase, boot.summary.percent),
+        ("switched on", Phase::Dhcp, 2)
+    );
+    assert!(diagnose::diagnose(&boot, 200_000).is_none(), "servers take minutes");
+    let found = diagnose::diagnose(&boot, 302_000).unwrap();
+    assert!(found.rule == "nothing-after-power-on" && found.cause.contains("301 s"), "{found:?}");
+    let asks = at(9_000, discover("UEFI x64 PXE"));
+    assert!(!story::begins_another(&boot, &asks), "the same boot");
+    story::fold(&mut boot, &asks);
+    assert!(diagnose::diagnose(&boot, 400_000).is_none_or(|d| d.rule != "nothing-after-power-on"));
+    assert_eq!(boot.summary.started_ms, 1_000, "counted from power-on");
+    assert!(story::begins_another(&boot, &at(20_000, on())), "switched on again");
+}

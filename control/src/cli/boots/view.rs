@@ -134,6 +134,7 @@ const fn proto(proto: Proto) -> &'static str {
 fn describe(what: &Milestone) -> Option<String> {
     use Milestone as M;
     Some(match what {
+        M::PowerOn { name } => format!("switched on ({name})"),
         M::DhcpDiscover { client, relay } => match relay {
             Some(relay) => format!("DISCOVER from {client} through relay {relay}"),
             None => format!("DISCOVER from {client}"),

@@ -183,7 +183,7 @@ impl Up {
         let mut view = View::default();
         let mut lines = api.lines("/api/v1/boots/watch").await?;
         if let Some(rack) = &mut rack {
-            rack.power_on(&mut view)?;
+            rack.power_on(&mut view, api).await?;
         } else {
             table::line("switch machines on, or set them to boot from the network; Ctrl-C stops");
         }

@@ -1,13 +1,16 @@
 //! The virtual rack of `stoker up`: its network before the services start, its machines after.
 
 use super::DhcpMode;
+use crate::api::Api;
 use crate::boots::View;
 use crate::state::Claim;
 use crate::{Failure, table};
+use control::api::types::PowerOn;
 use control::rack::accel::Verdict;
 use control::rack::firmware::parse_rack;
 use control::rack::network::{ADDRESS, FOREIGN, POOL, PREFIX};
 use control::rack::{Firmware, Images, Machine, Network, Spec, accel};
+use hyper::Method;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -72,11 +75,13 @@ impl VirtualRack {
         Ok(path)
     }
 
-    /// Switches every machine on.
-    pub fn power_on(&mut self, view: &mut View) -> Result<(), Failure> {
+    /// Switches every machine on. Control is told first, so that each boot begins with its power-on for all who watch.
+    pub async fn power_on(&mut self, view: &mut View, api: &Api) -> Result<(), Failure> {
         view.begin(control::observe::now_ms());
         for spec in self.specs.clone() {
             let (mac, name) = (spec.mac(), spec.name.clone());
+            let said = PowerOn { name: name.clone() };
+            let _: PowerOn = api.call(Method::POST, &format!("/api/v1/boots/{mac}/power-on"), Some(&said)).await?;
             let machine = Machine::start(spec, &self.network, &self.images, self.verdict.accel, &self.folder);
             self.machines.push(machine.map_err(Failure::from_error)?);
             view.name(mac, &name);
