@@ -3,6 +3,7 @@
 //! orders are answered, and the machine switches off when it is told to.
 
 mod bmc;
+mod image;
 mod kexec;
 
 use assets::bundle::{self, Plan};
@@ -33,7 +34,7 @@ fn control(listener: &TcpListener, said: &Sender<Said>) -> std::io::Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
         let mut reader = BufReader::new(stream);
-        while let Some((path, body)) = request(&mut reader)? {
+        while let Some((path, body, _)) = request(&mut reader)? {
             let order = |id, kind| Some(Answer { version: CURRENT, order: Order { id, kind }, poll_seconds: 1 });
             let answer = if path == "/agent/v1/hello" {
                 hellos += 1;
@@ -55,9 +56,9 @@ fn control(listener: &TcpListener, said: &Sender<Said>) -> std::io::Result<()> {
     }
 }
 
-/// Path and body of the next request of a connection; none at its end.
-fn request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<(String, Vec<u8>)>> {
-    let (mut head, mut length) = (String::new(), 0);
+/// Path, body and `Range` of the next request of a connection; none at its end.
+fn request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<(String, Vec<u8>, Option<String>)>> {
+    let (mut head, mut length, mut range) = (String::new(), 0, None);
     if reader.read_line(&mut head)? == 0 {
         return Ok(None);
     }
@@ -71,10 +72,13 @@ fn request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<(String,
         if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap_or(0);
         }
+        if let Some(value) = line.strip_prefix("range:") {
+            range = Some(value.trim().to_owned());
+        }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    Ok(Some((head.split(' ').nth(1).unwrap_or_default().to_string(), body)))
+    Ok(Some((head.split(' ').nth(1).unwrap_or_default().to_string(), body, range)))
 }
 
 /// A QEMU machine that ends with the test.

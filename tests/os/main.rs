@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use stoker_tests::os::TestOs;
-use stoker_tests::os::guest::{Direct, Guest, HOST};
+use stoker_tests::os::guest::{Boot, Guest, HOST};
 
 /// Only a machine that hangs takes longer: 10 to 20 s on two quiet cores, without hardware virtualisation.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -72,7 +72,7 @@ fn the_image_boots_by_bios_and_by_uefi() {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk.raw");
         fs::copy(os.disk(), &disk).unwrap();
-        let mut guest = Guest::start(folder.path(), firmware, bundle().as_deref(), &disk, None, &[]).unwrap();
+        let mut guest = Guest::start(folder.path(), firmware, bundle().as_deref(), &disk, Boot::Disk).unwrap();
         let started = guest.line("stoker-os: started", PATIENCE).unwrap();
         assert!(started.ends_with(name), "{started}");
         let up = guest.line("stoker-os: up:", PATIENCE).unwrap();
@@ -94,10 +94,10 @@ fn the_installer_installs_and_what_it_installed_reports() {
         TestOs::INSTALLER_ARGS.join(" ")
     );
     let (kernel, initrd) = (os.kernel(), os.installer());
-    let direct = Direct { kernel: &kernel, initrd: &initrd, args: &args };
+    let direct = Boot::Direct { kernel: &kernel, initrd: &initrd, args: &args };
     let next = || told.recv_timeout(PATIENCE).expect("control is told");
 
-    let mut guest = Guest::start(folder.path(), Firmware::Bios, None, &disk, Some(&direct), &[]).unwrap();
+    let mut guest = Guest::start(folder.path(), Firmware::Bios, None, &disk, direct).unwrap();
     guest.line("stoker-installer: installed; restarting", PATIENCE).unwrap();
     guest.ended(PATIENCE).unwrap();
     assert_eq!(next(), "/configdata?uuid=u&token=t");
@@ -105,7 +105,7 @@ fn the_installer_installs_and_what_it_installed_reports() {
 
     let digest: String = sha2::Sha256::digest(CONFIG).iter().map(|b| format!("{b:02x}")).collect();
     for firmware in [Firmware::Bios, Firmware::Uefi] {
-        let mut guest = Guest::start(folder.path(), firmware, bundle().as_deref(), &disk, None, &[]).unwrap();
+        let mut guest = Guest::start(folder.path(), firmware, bundle().as_deref(), &disk, Boot::Disk).unwrap();
         let up = guest.line("stoker-os: up:", PATIENCE).unwrap();
         assert!(up.contains("source=installer") && up.ends_with(&digest), "{up}");
         guest.line("stoker-os: reported running", PATIENCE).unwrap();

@@ -12,6 +12,7 @@ pub mod cmdline;
 pub mod console;
 pub mod dhcp;
 pub mod facts;
+pub mod image;
 pub mod kexec;
 pub mod link;
 pub mod modules;

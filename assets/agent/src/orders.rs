@@ -45,6 +45,7 @@ impl Progress {
             OrderKind::Reboot
             | OrderKind::PowerOff
             | OrderKind::Wipe(_)
+            | OrderKind::WriteImage(_)
             | OrderKind::SetUpBmc(_)
             | OrderKind::Kexec(_)
                 if !owns_machine =>
@@ -55,6 +56,7 @@ impl Progress {
             OrderKind::PowerOff => (Level::Running, "switching off", Some(Action::PowerOff)),
             OrderKind::Wipe(_) => (Level::Running, "erasing disks", Some(Action::Work)),
             OrderKind::Kexec(_) => (Level::Running, "starting another kernel", Some(Action::Work)),
+            OrderKind::WriteImage(_) => (Level::Running, "writing an image", Some(Action::Work)),
             OrderKind::SetUpBmc(_) => (Level::Running, "setting up the BMC", Some(Action::Work)),
             _ => (Level::Unsupported, "this agent does not know that kind of order", None),
         };
@@ -109,5 +111,6 @@ mod tests {
         let p = &mut Progress::default();
         assert_eq!(take(p, 1, OrderKind::PowerOff, false), (None, Level::Failed));
         assert_eq!(take(p, 2, OrderKind::Reboot, false), (None, Level::Failed));
+        assert_eq!(take(p, 3, OrderKind::WriteImage(Default::default()), false), (None, Level::Failed));
     }
 }

@@ -1,12 +1,14 @@
 //! Work that takes long, done in a thread of its own while the agent goes on
 //! reporting: how far it is, and whether the order still stands.
 
+use crate::image::{self, efi, fetch};
+use crate::sys::efivars::EfiVars;
 use crate::sys::netlink::Netlink;
 use crate::talk::Talk;
 use crate::wipe::{self, Host, Stopped};
 use crate::{bmc, facts, kexec, say, sys, talk};
 use protocol::report::{
-    BmcFound, BmcOrder, Disk, DiskResult, Facts, KexecOrder, Level, OrderKind, Progress, Status, WipeOrder,
+    BmcFound, BmcOrder, Disk, DiskResult, Facts, ImageOrder, KexecOrder, Level, OrderKind, Progress, Status, WipeOrder,
 };
 use std::fs::File;
 use std::io::{self, Read};
@@ -45,7 +47,8 @@ impl Work {
     /// Begins an order, if it is one that takes long. `status` is what the agent reports of itself.
     pub fn begin(order: u64, kind: &OrderKind, control: &str, status: Status) -> Option<Self> {
         let run: Box<dyn FnOnce(&mut Machine) + Send> = match kind.clone() {
-            OrderKind::Wipe(wipe) => Box::new(move |machine| machine.run(&wipe)),
+            OrderKind::Wipe(wipe) => Box::new(move |machine| machine.wipe(&wipe)),
+            OrderKind::WriteImage(image) => Box::new(move |machine| machine.write(&image)),
             OrderKind::Kexec(kexec) => Box::new(move |machine| machine.kexec(&kexec)),
             OrderKind::SetUpBmc(bmc) => Box::new(move |machine| machine.set_up_bmc(&bmc)),
             _ => return None,
@@ -79,7 +82,7 @@ impl Drop for Work {
     }
 }
 
-/// This machine, as a wipe sees it.
+/// This machine, as work sees it.
 struct Machine {
     talk: Talk,
     status: Status,
@@ -88,17 +91,27 @@ struct Machine {
 }
 
 impl Machine {
-    fn run(&mut self, order: &WipeOrder) {
+    fn wipe(&mut self, order: &WipeOrder) {
         let (disks, ended) = wipe::wipe(order, self);
+        for d in &disks {
+            say!("  {} {:?} {} {}", d.disk.name, d.state, d.method, d.why);
+        }
+        let ended = ended.map(|()| format!("{} disks are clean", disks.len()));
+        self.end(ended, disks);
+    }
+
+    fn write(&mut self, order: &ImageOrder) {
+        let ended = image::write(order, self);
+        self.end(ended.map(|done| format!("image written: {done}")), Vec::new());
+    }
+
+    fn end(&mut self, ended: Result<String, Stopped>, disks: Vec<DiskResult>) {
         let (level, detail) = match ended {
-            Ok(()) => (Level::Done, format!("{} disks are clean", disks.len())),
+            Ok(done) => (Level::Done, done),
             Err(Stopped::Withdrawn) => (Level::Failed, "the order was withdrawn".to_owned()),
             Err(Stopped::Failed(why)) => (Level::Failed, why),
         };
         say!("order {}: {level:?}: {detail}", self.status.order);
-        for d in &disks {
-            say!("  {} {:?} {} {}", d.disk.name, d.state, d.method, d.why);
-        }
         self.change(|live| {
             live.level = level;
             live.detail = detail;
@@ -156,6 +169,10 @@ impl Machine {
 
     fn change(&self, change: impl FnOnce(&mut Live)) {
         change(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn watch(&self, what: &'static str) -> Fetching {
+        Fetching { what, order: self.status.order, live: self.live.clone(), stop: self.stop.clone() }
     }
 
     fn stopped(&self) -> bool {
@@ -220,5 +237,40 @@ impl Host for Machine {
             live.progress = Progress { counter, done, total, step: step.to_owned() };
         });
         !self.stopped()
+    }
+}
+
+impl image::Host for Machine {
+    fn image(&mut self, url: &str, length: u64) -> Box<dyn Read> {
+        Box::new(fetch::Download::new(url, length, Box::new(self.watch("the image"))))
+    }
+
+    fn user_data(&mut self, url: &str) -> Result<Vec<u8>, String> {
+        fetch::user_data(url, &mut self.watch("the configuration"))
+    }
+
+    fn variables(&mut self) -> Result<Option<Box<dyn efi::Variables>>, String> {
+        let variables = EfiVars::open().map_err(|e| format!("the firmware's variables cannot be written: {e}"))?;
+        Ok(variables.map(|v| -> Box<dyn efi::Variables> { Box::new(v) }))
+    }
+}
+
+/// Tells of failures to fetch something, and stops fetching when the order is gone.
+struct Fetching {
+    what: &'static str,
+    order: u64,
+    live: Arc<Mutex<Live>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl fetch::Watch for Fetching {
+    fn failed(&mut self, count: u32, why: &str) -> bool {
+        say!("order {}: {} cannot be fetched ({count}): {why}", self.order, self.what);
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).detail = format!("{} is waited for: {why}", self.what);
+        self.stands()
+    }
+
+    fn stands(&self) -> bool {
+        !self.stop.load(Ordering::SeqCst)
     }
 }

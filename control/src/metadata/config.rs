@@ -286,6 +286,7 @@ pub(super) async fn fill_in(node: &Node, server: &str, order: Order) -> Order {
             url
         }
     };
+    image.report_url = Hidden(url.replacen("/configdata?", "/report?", 1));
     image.config_url = Hidden(url);
     Order { id, kind: OrderKind::WriteImage(image) }
 }

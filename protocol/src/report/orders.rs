@@ -148,6 +148,10 @@ pub struct ImageOrder {
     /// Where the agent fetches the user data for it; holds a token.
     #[serde(skip_serializing_if = "Hidden::is_empty")]
     pub config_url: Hidden,
+    /// Where the installed system reports that it runs, as the data source's metadata tells it
+    /// (`&event=running` is the system's to add); holds a token.
+    #[serde(skip_serializing_if = "Hidden::is_empty")]
+    pub report_url: Hidden,
     /// Host name written into the data source; may be empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,

@@ -2,10 +2,11 @@
 //! loopback, and the console to wait on.
 
 use anyhow::{Context as _, Result, bail};
+use control::rack::process::dies_with_us;
 use control::rack::{Firmware, Images};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// How often the console is looked at.
@@ -13,14 +14,22 @@ const LOOK: Duration = Duration::from_millis(100);
 /// This host's loopback as the machine sees it (QEMU's user network).
 pub const HOST: &str = "10.0.2.2";
 
-/// What starts the machine, instead of its firmware.
-pub struct Direct<'a> {
-    /// Linux.
-    pub kernel: &'a Path,
-    /// Its initial ramdisk.
-    pub initrd: &'a Path,
-    /// Its arguments.
-    pub args: &'a str,
+/// What the machine starts.
+#[derive(Clone, Copy)]
+pub enum Boot<'a> {
+    /// The firmware its disk.
+    Disk,
+    /// The firmware what its own boot entries say.
+    Entries,
+    /// QEMU a kernel with a ramdisk and arguments, as iPXE does.
+    Direct {
+        /// Linux.
+        kernel: &'a Path,
+        /// Its initial ramdisk.
+        initrd: &'a Path,
+        /// Its arguments.
+        args: &'a str,
+    },
 }
 
 /// A machine that ends with the test.
@@ -40,10 +49,9 @@ impl Guest {
         firmware: Firmware,
         bundle: Option<&Path>,
         disk: &Path,
-        direct: Option<&Direct<'_>>,
-        more: &[&str],
+        boot: Boot<'_>,
     ) -> Result<Self> {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = dies_with_us("qemu-system-x86_64", "KILL");
         qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "512", "-nodefaults"]);
         qemu.args(["-display", "none", "-no-user-config", "-no-reboot"]);
         if firmware.is_uefi() {
@@ -55,12 +63,14 @@ impl Guest {
             let drive = |at: &str, path: &Path| format!("if=pflash,format=raw,{at},file={}", path.display());
             qemu.args(["-drive", &drive("unit=0,readonly=on", &flash.code), "-drive", &drive("unit=1", &vars)]);
         }
-        if let Some(direct) = direct {
-            qemu.arg("-kernel").arg(direct.kernel).arg("-initrd").arg(direct.initrd).args(["-append", direct.args]);
+        if let Boot::Direct { kernel, initrd, args } = boot {
+            qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", args]);
         }
         qemu.args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="]);
         qemu.arg("-drive").arg(format!("if=none,id=d,format=raw,cache=unsafe,file={}", disk.display()));
-        qemu.args(["-device", "virtio-blk-pci,drive=d,serial=DISK1,bootindex=1"]).args(more);
+        // With an index QEMU tells the firmware an order of its own.
+        let index = if matches!(boot, Boot::Disk) { ",bootindex=1" } else { "" };
+        qemu.args(["-device", &format!("virtio-blk-pci,drive=d,serial=DISK1{index}")]);
         let console = folder.join("console.log");
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         let log = fs::File::create(folder.join("qemu.log"))?;

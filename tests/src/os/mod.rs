@@ -12,6 +12,7 @@
 //!
 //! ```text
 //! stoker-os: started, 6.12.1, UEFI
+//! stoker-os: boot entry 0001: stoker
 //! stoker-os: partition vda3 from 71680 of 8192 sectors
 //! stoker-os: up: source=NoCloud hostname=n1 config=<sha256 of the user data>
 //! stoker-os: reported running

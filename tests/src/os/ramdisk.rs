@@ -29,6 +29,7 @@ const DRIVERS: &[&str] = &[
     "nls_cp437",
     "nls_ascii",
     "isofs",
+    "efivarfs",
 ];
 
 /// The host's busybox with the libraries that it asks for, and the names that it answers to.

@@ -4,6 +4,12 @@ who=stoker-os
 . /lib.sh
 
 say "started, $(uname -r), $([ -d /sys/firmware/efi ] && echo UEFI || echo BIOS)"
+# The name of the firmware's entry that started this.
+vars=/sys/firmware/efi/efivars
+if [ -d $vars ] && mount -t efivarfs efivarfs $vars; then
+    current=$(tail -c 2 $vars/BootCurrent-* | od -An -tx1 | awk '{ print toupper($2 $1) }')
+    say "boot entry $current: $(tail -c +11 "$vars/Boot$current"-* | tr -d '\000' | strings | head -n 1)"
+fi
 disks >/dev/null
 for path in /sys/block/*/*/partition; do
     [ -e "$path" ] || continue

@@ -101,6 +101,10 @@ impl Media for Block {
         self.file.read_exact_at(buffer, offset)
     }
 
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
     fn write_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
         let mut done = 0;
         while done < length {

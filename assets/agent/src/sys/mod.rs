@@ -2,6 +2,7 @@
 
 #[expect(unsafe_code, reason = "requests to block devices have no safe interface")]
 pub mod block;
+pub mod efivars;
 #[expect(unsafe_code, reason = "the IPMI driver has no safe interface")]
 pub mod ipmi;
 #[expect(unsafe_code, reason = "loading a kernel has no safe interface")]
@@ -39,7 +40,8 @@ pub fn mount_all() -> Vec<String> {
         .collect()
 }
 
-/// Mounts the UEFI variables, read-only: the agent looks at them and never writes.
+/// Mounts the UEFI variables, read-only: they are written only for a moment, for a boot entry
+/// ([`efivars::EfiVars`]).
 pub fn mount_efivars() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
     Ok(mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs", flags, None::<&CStr>)?)

@@ -23,6 +23,11 @@ pub trait Media: Send {
     /// # Errors
     /// The kernel's.
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Writes bytes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Writes zeroes.
     ///
     /// # Errors

@@ -148,7 +148,10 @@ pub fn wipe(order: &WipeOrder, host: &mut dyn Host) -> (Vec<DiskResult>, Result<
 }
 
 /// Finds, checks and opens one disk.
-fn prepare(target: &DiskTarget, force: bool, facts: &Facts, host: &mut dyn Host) -> Result<Box<dyn Media>, String> {
+///
+/// # Errors
+/// Why it is not to be written to.
+pub fn prepare(target: &DiskTarget, force: bool, facts: &Facts, host: &mut dyn Host) -> Result<Box<dyn Media>, String> {
     let disk = find(target, &facts.storage)?;
     if disk.read_only {
         return Err("it is read-only".into());

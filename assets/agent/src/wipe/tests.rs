@@ -53,6 +53,9 @@ impl Media for Fake {
         buffer.copy_from_slice(&self.bytes.lock().unwrap()[at..at + buffer.len()]);
         Ok(())
     }
+    fn write_at(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+        panic!("a wipe writes nothing but zeroes")
+    }
     fn write_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
         self.fill(offset, length)
     }
