@@ -1,6 +1,7 @@
 //! Building the agent: one fully static program, so that the initramfs needs no libraries.
 
-use crate::progress;
+use crate::packages::Store;
+use crate::{progress, toolchain};
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,23 +16,31 @@ fn target(arch: &str) -> Result<(&'static str, &'static str)> {
 }
 
 /// Builds the agent for an architecture with the repository's own cargo settings;
-/// the program's path.
+/// the program's path. Where the toolchain has no standard library for arm64, with
+/// Debian's compiler out of `store`.
 ///
 /// # Errors
 /// When the toolchain lacks that target, or the build fails, or the outcome is not static.
-pub fn build(repository: &Path, arch: &str, offline: bool) -> Result<PathBuf> {
+pub fn build(repository: &Path, arch: &str, offline: bool, store: &Store) -> Result<PathBuf> {
     let (target, linker) = target(arch)?;
-    if !has_std(target) {
-        bail!("the Rust toolchain has no standard library for {target}; run `rustup target add {target}`");
-    }
+    let compiler = match has_std(target) {
+        true => None,
+        false if arch == "arm64" => Some(toolchain::rustc(store).with_context(|| {
+            format!(
+                "the Rust toolchain has no standard library for {target} (`rustup target add {target}`), nor has Debian"
+            )
+        })?),
+        false => bail!("the Rust toolchain has no standard library for {target}; run `rustup target add {target}`"),
+    };
     let foreign = !target.starts_with(std::env::consts::ARCH);
     if foreign && Command::new(linker).arg("--version").output().is_err() {
-        bail!("no linker {linker}; install a cross compiler for {target}");
+        bail!("no linker {linker}; run `assets/install-dependencies arm64`");
     }
     progress(&format!("building the agent for {arch}"));
     let home = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| repository.join("target"), PathBuf::from);
     // A folder of its own: other flags than the rest of the workspace's, and cargo may be running us.
-    let home = std::path::absolute(home)?.join("agent");
+    // And one for each compiler.
+    let home = std::path::absolute(home)?.join(if compiler.is_some() { "agent-debian" } else { "agent" });
     let repository = std::path::absolute(repository)?;
     let flags = format!(
         "-C target-feature=+crt-static -C relocation-model=static --remap-path-prefix={}=stoker",
@@ -46,6 +55,9 @@ pub fn build(repository: &Path, arch: &str, offline: bool) -> Result<PathBuf> {
     cargo
         .args(["build", "--quiet", "--profile", "agent", "-p", "stoker-agent", "--target", target, "--target-dir"])
         .arg(&home);
+    if let Some(rustc) = &compiler {
+        cargo.env("RUSTC", rustc).env_remove("RUSTC_WRAPPER").env_remove("RUSTC_WORKSPACE_WRAPPER");
+    }
     if offline {
         cargo.arg("--offline");
     }
@@ -93,6 +105,7 @@ mod tests {
 
     #[test]
     fn unknown_architectures_are_named() {
-        assert!(build(Path::new("/"), "riscv64", true).unwrap_err().to_string().contains("riscv64"));
+        let store = Store::new(Path::new("/nowhere"), crate::lock::Lock::new(Vec::new()), true);
+        assert!(build(Path::new("/"), "riscv64", true, &store).unwrap_err().to_string().contains("riscv64"));
     }
 }

@@ -93,7 +93,7 @@ pub fn build(plan: &Plan, store: &Store) -> Result<Bundle> {
         .enumerate()
         .map(|(i, arch)| match &plan.agent {
             Some(path) if i == 0 => Ok(path.clone()),
-            _ => agent::build(&plan.repository, arch, plan.offline),
+            _ => agent::build(&plan.repository, arch, plan.offline, store),
         })
         .collect();
     let made_of = made_of(plan, &agents)?;

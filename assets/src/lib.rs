@@ -13,6 +13,7 @@ pub mod lock;
 pub mod modinfo;
 pub mod modules;
 pub mod packages;
+pub mod toolchain;
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};

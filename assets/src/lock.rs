@@ -1,5 +1,6 @@
 //! `assets/bundle.lock.toml`: which package, version and bytes the bundle is made of.
 
+use crate::packages::Want;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -42,7 +43,8 @@ pub struct Pin {
 impl Lock {
     /// A lock of these pins, in a fixed order.
     pub fn new(mut package: Vec<Pin>) -> Self {
-        package.sort_by(|a, b| (&a.want, &a.suite).cmp(&(&b.want, &b.suite)));
+        let place = |p: &Pin| (p.want.clone(), p.suite.clone(), p.architecture.clone(), p.package.clone());
+        package.sort_by_key(place);
         Self { version: VERSION, package }
     }
 
@@ -81,9 +83,11 @@ impl Lock {
         Ok(format!("{HEAD}{}", toml::to_string_pretty(self)?))
     }
 
-    /// The pin of a package in a suite.
-    pub fn pin(&self, want: &str, suite: &str) -> Option<&Pin> {
-        self.package.iter().find(|p| p.want == want && p.suite == suite)
+    /// The pin of a package.
+    pub fn pin(&self, want: &Want) -> Option<&Pin> {
+        let built_for = |pin: &Pin| pin.architecture == want.architecture || pin.architecture == "all";
+        let asked = |pin: &Pin| pin.want == want.name && pin.suite == want.suite;
+        self.package.iter().find(|p| asked(p) && built_for(p) && want.through == (p.package != p.want))
     }
 }
 
@@ -109,8 +113,27 @@ mod tests {
         let text = lock.to_text().unwrap();
         assert_eq!(Lock::parse(&text).unwrap(), lock);
         assert_eq!(lock.package[0].suite, "bookworm");
-        assert_eq!(lock.pin("ovmf", "trixie").map(|p| p.size), Some(7));
-        assert!(lock.pin("ovmf", "bookworm").is_none());
+        let want = |suite, through| Want { name: "ovmf", suite, architecture: "amd64", through };
+        assert_eq!(lock.pin(&want("trixie", false)).map(|p| p.size), Some(7));
+        assert!(lock.pin(&want("bookworm", false)).is_none());
+        assert!(lock.pin(&want("trixie", true)).is_none(), "what a package depends on is another pin");
+    }
+
+    #[test]
+    fn one_name_may_be_pinned_for_several_architectures() {
+        let of = |architecture: &str, package: &str| Pin {
+            architecture: architecture.into(),
+            package: package.into(),
+            ..pin("libx-dev", "trixie")
+        };
+        let lock = Lock::new(vec![of("arm64", "libx-dev"), of("amd64", "libx-1.2"), of("amd64", "libx-dev")]);
+        let find = |architecture, through| {
+            let pin = lock.pin(&Want { name: "libx-dev", suite: "trixie", architecture, through }).unwrap();
+            (pin.architecture.as_str(), pin.package.as_str())
+        };
+        assert_eq!(find("amd64", false), ("amd64", "libx-dev"));
+        assert_eq!(find("arm64", false), ("arm64", "libx-dev"));
+        assert_eq!(find("amd64", true), ("amd64", "libx-1.2"));
     }
 
     #[test]
@@ -129,8 +152,8 @@ mod tests {
     #[test]
     fn the_lock_of_this_repository_pins_every_package() {
         let lock = Lock::load(&crate::repository().unwrap()).unwrap();
-        for want in crate::packages::ALL {
-            assert!(lock.pin(want.name, want.suite).is_some(), "{} of {} is not pinned", want.name, want.suite);
+        for want in crate::packages::all() {
+            assert!(lock.pin(want).is_some(), "{} of {} is not pinned", want.name, want.suite);
         }
     }
 }

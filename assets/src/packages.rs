@@ -38,8 +38,13 @@ pub const AAVMF: Want = Want { name: "qemu-efi-aarch64", suite: "trixie", archit
 pub const ROMS: Want = Want { name: "ipxe-qemu", suite: "trixie", architecture: "amd64", through: false };
 /// Those of 2019: SeaBIOS runs them on any virtio card, and they stand for old PXE ROMs.
 pub const ROMS_2019: Want = Want { name: "ipxe-qemu", suite: "bookworm", architecture: "amd64", through: false };
+/// What machines and virtual machines are given.
+const GIVEN: [Want; 7] = [IPXE, KERNEL_X86_64, KERNEL_ARM64, OVMF, AAVMF, ROMS, ROMS_2019];
+
 /// Every package, for the lock.
-pub const ALL: [Want; 7] = [IPXE, KERNEL_X86_64, KERNEL_ARM64, OVMF, AAVMF, ROMS, ROMS_2019];
+pub fn all() -> impl Iterator<Item = &'static Want> {
+    GIVEN.iter().chain(&crate::toolchain::PACKAGES).chain(&crate::toolchain::MORE)
+}
 
 /// Gets packages: from the cache where the pinned bytes are there, else through apt.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ impl Store {
     /// # Errors
     /// When it is neither cached nor to be had.
     pub fn unpacked(&self, want: &Want) -> Result<(PathBuf, Pin)> {
-        let pin = self.lock.pin(want.name, want.suite).cloned();
+        let pin = self.lock.pin(want).cloned();
         let pin = pin
             .with_context(|| format!("{} of {} is not in the lock; run `stoker-bundle lock`", want.name, want.suite))?;
         let (deb, pin) = self.deb(want, pin)?;
@@ -112,6 +117,11 @@ impl Store {
         Ok((self.fetch(&apt, &name, &found)?, now))
     }
 
+    /// A folder of this name for what is made of the packages.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.cache.join(name)
+    }
+
     fn path(&self, sha256: &str) -> PathBuf {
         self.cache.join("deb").join(format!("{sha256}.deb"))
     }
@@ -136,7 +146,7 @@ impl Store {
 /// When apt cannot say.
 pub fn current(cache: &Path) -> Result<Lock> {
     let mut pins = Vec::new();
-    for want in &ALL {
+    for want in all() {
         let apt = Apt::open(&cache.join("apt"), want.suite)?;
         let found = resolve(&apt, want)?;
         progress(&format!("{}: {} {}", want.suite, found.package, found.version));
