@@ -1,11 +1,12 @@
 //! One machine of the rack: its identity, QEMU's command line for it, power.
 
 use super::accel::{self, Accel};
-use super::network::Network;
+use super::network::Namespace;
 use super::process::{self, Process};
 use super::qmp::Qmp;
 use super::{Firmware, Images, RackError};
 use protocol::id::{Mac, MachineId};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -37,6 +38,26 @@ impl Disk {
     }
 }
 
+/// What firmware tries first; the other comes after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum First {
+    /// The network card.
+    #[default]
+    Network,
+    /// The disks.
+    Disk,
+}
+
+impl First {
+    /// QEMU's `bootindex` of the network card; those of the disks are between.
+    const fn card(self) -> u32 {
+        match self {
+            Self::Network => 1,
+            Self::Disk => 99,
+        }
+    }
+}
+
 /// What a machine is. Its identity follows from its name, so that a rerun is
 /// the same machine.
 #[derive(Clone, Debug)]
@@ -53,6 +74,8 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// UEFI: PXE by IPv6 in place of IPv4.
     pub ipv6: bool,
+    /// As its firmware is set up.
+    pub first: First,
 }
 
 impl Spec {
@@ -60,7 +83,8 @@ impl Spec {
     pub fn new(name: &str, firmware: Firmware) -> Self {
         let nvme = firmware.is_uefi().then_some(Disk::Nvme(1 << 30));
         let disks = std::iter::once(Disk::Virtio(2 << 30)).chain(nvme).collect();
-        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks, ipv6: false }
+        let (first, ipv6) = (First::Network, false);
+        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks, ipv6, first }
     }
 
     /// Its hardware address, in QEMU's range.
@@ -147,12 +171,14 @@ impl Spec {
             // Else OVMF tries PXE by IPv4 first and takes a minute to give it up.
             args.add("-fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n");
         }
-        args.add("-serial file:console.log -qmp unix:qmp,server=on,wait=off");
+        // Appended to: the story of a machine goes over many starts.
+        args.add("-chardev file,id=console,path=console.log,append=on -serial chardev:console");
+        args.add("-qmp unix:qmp,server=on,wait=off");
         Ok((if arm { "qemu-system-aarch64" } else { "qemu-system-x86_64" }, args.0))
     }
 
     fn add_network_card(&self, images: &Images, args: &mut Args) {
-        let mut card = format!("virtio-net-pci,id=nic0,netdev=n0,mac={},bootindex=1", self.mac());
+        let mut card = format!("virtio-net-pci,id=nic0,netdev=n0,mac={},bootindex={}", self.mac(), self.first.card());
         match (self.firmware, images.pxe_rom()) {
             (Firmware::Bios, Some(rom)) => {
                 args.0.push("-device".into());
@@ -210,6 +236,9 @@ pub struct Machine {
     spec: Spec,
     dir: PathBuf,
     process: Process,
+    /// Its only control connection: QEMU speaks with one client at a time.
+    qmp: Qmp,
+    resets: u64,
     since: Instant,
 }
 
@@ -221,7 +250,7 @@ impl Machine {
     /// What was missing or failed, with a remedy.
     pub fn start(
         spec: Spec,
-        network: &Network,
+        network: &Namespace,
         images: &Images,
         accel: Accel,
         folder: &Path,
@@ -236,15 +265,14 @@ impl Machine {
         let _ = std::fs::write(dir.join("command"), process::shown(&command) + "\n");
         let since = Instant::now();
         let log = dir.join("qemu.log");
-        let process = Process::spawn(&spec.name, command, &log)?;
-        let mut machine = Self { spec, dir, process, since };
-        match Qmp::connect(&machine.dir, "qmp", STARTING) {
-            Ok(_) => Ok(machine),
-            Err(_) if machine.process.ended().is_some() => {
+        let mut process = Process::spawn(&spec.name, command, &log)?;
+        match Qmp::connect(&dir, "qmp", STARTING) {
+            Ok(qmp) => Ok(Self { spec, dir, process, qmp, resets: 0, since }),
+            Err(_) if process.ended().is_some() => {
                 let why = std::fs::read_to_string(&log).unwrap_or_default().trim().replace('\n', "; ");
-                Err(RackError::Ended { name: machine.spec.name.clone(), why })
+                Err(RackError::Ended { name: spec.name, why })
             }
-            Err(e) => Err(machine.silent(&e)),
+            Err(e) => Err(RackError::Qmp { name: spec.name, why: e.to_string() }),
         }
     }
 
@@ -268,39 +296,54 @@ impl Machine {
         self.process.ended().is_none()
     }
 
-    /// A control connection.
-    ///
-    /// # Errors
-    /// [`RackError::Qmp`].
-    pub fn qmp(&self) -> Result<Qmp, RackError> {
-        Qmp::connect(&self.dir, "qmp", STARTING).map_err(|e| self.silent(&e))
-    }
-
     /// Presses the reset button.
     ///
     /// # Errors
     /// [`RackError::Qmp`].
-    pub fn reset(&self) -> Result<(), RackError> {
-        self.qmp()?.execute("system_reset", serde_json::Value::Null).map(drop).map_err(|e| self.silent(&e))
+    pub fn reset(&mut self) -> Result<(), RackError> {
+        self.execute("system_reset", Value::Null)
+    }
+
+    /// Presses the power button of ACPI: the operating system is asked to end.
+    ///
+    /// # Errors
+    /// [`RackError::Qmp`].
+    pub fn press_power(&mut self) -> Result<(), RackError> {
+        self.execute("system_powerdown", Value::Null)
+    }
+
+    /// What the firmware tries first from the next reset on.
+    ///
+    /// # Errors
+    /// [`RackError::Qmp`].
+    pub fn set_first(&mut self, first: First) -> Result<(), RackError> {
+        let index = json!({ "path": "/machine/peripheral/nic0", "property": "bootindex", "value": first.card() });
+        self.execute("qom-set", index)
+    }
+
+    /// How often it was reset since it was switched on, by itself or from outside.
+    ///
+    /// # Errors
+    /// [`RackError::Qmp`].
+    pub fn resets(&mut self) -> Result<u64, RackError> {
+        // An answer brings the events before it along.
+        self.execute("query-status", Value::Null)?;
+        self.resets += self.qmp.events().iter().filter(|e| *e == "RESET").count() as u64;
+        Ok(self.resets)
+    }
+
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<(), RackError> {
+        let done = self.qmp.execute(command, arguments);
+        done.map(drop).map_err(|e| RackError::Qmp { name: self.spec.name.clone(), why: e.to_string() })
     }
 
     /// Switches it off at once; the folder with its disks and console stays.
     pub fn stop(&mut self) {
         if self.is_on() {
-            let quit = Qmp::connect(&self.dir, "qmp", Duration::ZERO);
-            let _ = quit.and_then(|mut qmp| qmp.execute("quit", serde_json::Value::Null));
+            let _ = self.qmp.execute("quit", Value::Null);
             self.process.wait(LEAVING);
             self.process.stop(Duration::from_secs(1));
         }
-    }
-
-    /// Removes disks and variables; the machine must be off.
-    pub fn remove_disks(self) {
-        for i in 0..self.spec.disks.len() {
-            let _ = std::fs::remove_file(self.dir.join(format!("disk{i}.raw")));
-        }
-        let _ = std::fs::remove_file(self.dir.join("vars.fd"));
-        let _ = std::fs::remove_file(self.dir.join("qmp"));
     }
 
     /// The file that its serial console is written to.
@@ -312,10 +355,6 @@ impl Machine {
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
         console_tail(&self.console(), lines)
     }
-
-    fn silent(&self, e: &std::io::Error) -> RackError {
-        RackError::Qmp { name: self.spec.name.clone(), why: e.to_string() }
-    }
 }
 
 impl Drop for Machine {
@@ -326,7 +365,7 @@ impl Drop for Machine {
 
 fn prepare(spec: &Spec, images: &Images, dir: &Path) -> Result<(), RackError> {
     std::fs::create_dir_all(dir).map_err(RackError::file(dir))?;
-    let stale = ["console.log", "qemu.log", "qmp"].map(|name| dir.join(name));
+    let stale = ["qemu.log", "qmp"].map(|name| dir.join(name));
     stale.iter().for_each(|path| drop(std::fs::remove_file(path)));
     let vars = dir.join("vars.fd");
     if spec.firmware.is_uefi() && !vars.exists() {

@@ -9,7 +9,7 @@
 //! ```text
 //! firmware (which images) + accel (KVM or TCG) -> machine (QEMU's command line)
 //! network (namespace, bridge, taps, a foreign DHCP server)   qmp (power)   process (ending what was started)
-//! bmc (switches machines from outside, as real ones are)
+//! bmc (what a machine is switched by from outside) -> powered (a machine, on or off)
 //! ```
 //!
 //! All of it is blocking std code: the machines are few and the waits are
@@ -21,13 +21,15 @@ pub mod bmc;
 pub mod firmware;
 pub mod machine;
 pub mod network;
+pub mod powered;
 pub mod process;
 pub mod qmp;
 
 pub use accel::Accel;
 pub use firmware::{Firmware, Images};
-pub use machine::{Disk, Machine, Spec};
-pub use network::Network;
+pub use machine::{Disk, First, Machine, Spec};
+pub use network::{Namespace, Network};
+pub use powered::Powered;
 
 use std::path::PathBuf;
 

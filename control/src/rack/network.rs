@@ -12,7 +12,9 @@
 
 use super::RackError;
 use super::process::{self, Process};
-use std::net::Ipv4Addr;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +28,8 @@ pub const FOREIGN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub const PREFIX: u8 = 24;
 /// The first and last address for machines.
 pub const POOL: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 77, 0, 100), Ipv4Addr::new(10, 77, 0, 250));
+/// The address of the first machine's BMC; the others follow. Outside of [`POOL`].
+pub const FIRST_BMC: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 11);
 /// The name of the bridge.
 pub const BRIDGE: &str = "br0";
 
@@ -37,8 +41,20 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A rack's network. Dropping it removes it.
 #[derive(Debug)]
 pub struct Network {
-    name: String,
+    namespace: Namespace,
     foreign: Option<Process>,
+}
+
+/// The namespace of a rack's network: a name, which does not keep it alive.
+#[derive(Clone, Debug)]
+pub struct Namespace(String);
+
+impl std::ops::Deref for Network {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
 }
 
 impl Network {
@@ -52,7 +68,7 @@ impl Network {
         let name = format!("{NAME}{pid}-{start}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         process::run(Command::new("ip").args(["netns", "add", &name]), "").map_err(rights)?;
         // From here on the drop cleans up after a failure.
-        let network = Self { name, foreign: None };
+        let network = Self { namespace: Namespace(name), foreign: None };
         // IPv6 addresses are set by hand and without duplicate detection, so that
         // router advertisements can leave at once. The veth pair only gives the
         // bridge a carrier before the first machine is on.
@@ -75,36 +91,6 @@ impl Network {
         Ok(network)
     }
 
-    /// The namespace's name, for `ip netns exec`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// A command that runs inside the namespace and is ended with `signal` when its starter's thread ends.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, signal: &str) -> Command {
-        in_namespace(&self.name, program, signal)
-    }
-
-    /// Plugs a tap into the bridge; one that is there already is taken as it is.
-    ///
-    /// # Errors
-    /// [`RackError::Tool`], with a hint where `/dev/net/tun` is missing.
-    pub fn tap(&self, name: &str) -> Result<(), RackError> {
-        if self.ip(&format!("link show dev {name}\n")).is_ok() {
-            return Ok(());
-        }
-        let lines = format!(
-            "tuntap add {name} mode tap\nlink set {name} addrgenmode none\nlink set {name} master {BRIDGE} up\n"
-        );
-        self.ip(&lines).map(drop).map_err(|e| match (e, Path::new("/dev/net/tun").exists()) {
-            (RackError::Tool { command, why }, false) => RackError::Tool {
-                command,
-                why: format!("{why}; /dev/net/tun is missing: modprobe tun, or give it to the container"),
-            },
-            (e, _) => e,
-        })
-    }
-
     /// Starts dnsmasq in a namespace of its own on the same network: the DHCP
     /// server that was there before us. It gives addresses and nothing else.
     /// Returns once it serves.
@@ -124,7 +110,7 @@ impl Network {
     }
 
     fn foreign_dhcp(&mut self, folder: &Path, ipv6: bool) -> Result<(), RackError> {
-        let other = format!("{}-dhcp", self.name);
+        let other = format!("{}-dhcp", self.name());
         process::run(Command::new("ip").args(["netns", "add", &other]), "").map_err(rights)?;
         self.ip(&format!(
             "link add vd0 type veth peer name eth0 netns {other}\n\
@@ -177,12 +163,62 @@ impl Network {
         swept
     }
 
+}
+
+impl Namespace {
+    /// The namespace's name, for `ip netns exec`.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// A command that runs inside the namespace and is ended with `signal` when its starter's thread ends.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, signal: &str) -> Command {
+        in_namespace(&self.0, program, signal)
+    }
+
+    /// Plugs a tap into the bridge; one that is there already is taken as it is.
+    ///
+    /// # Errors
+    /// [`RackError::Tool`], with a hint where `/dev/net/tun` is missing.
+    pub fn tap(&self, name: &str) -> Result<(), RackError> {
+        if self.ip(&format!("link show dev {name}\n")).is_ok() {
+            return Ok(());
+        }
+        let lines = format!(
+            "tuntap add {name} mode tap\nlink set {name} addrgenmode none\nlink set {name} master {BRIDGE} up\n"
+        );
+        self.ip(&lines).map(drop).map_err(|e| match (e, Path::new("/dev/net/tun").exists()) {
+            (RackError::Tool { command, why }, false) => RackError::Tool {
+                command,
+                why: format!("{why}; /dev/net/tun is missing: modprobe tun, or give it to the container"),
+            },
+            (e, _) => e,
+        })
+    }
+
     /// Runs a batch of `ip` commands inside the namespace.
     ///
     /// # Errors
     /// [`RackError::Tool`].
     pub fn ip(&self, lines: &str) -> Result<String, RackError> {
-        ip(&self.name, lines)
+        ip(&self.0, lines)
+    }
+
+    /// A UDP socket inside the namespace, at an address of its own: one more of this host's there.
+    ///
+    /// # Errors
+    /// [`RackError::Tool`]: the address cannot be added, or the namespace not be entered.
+    pub fn udp_socket(&self, address: SocketAddrV4) -> Result<UdpSocket, RackError> {
+        self.ip(&format!("addr replace {}/32 dev lo\n", address.ip()))?;
+        let name = self.0.clone();
+        // A namespace belongs to a thread; the socket stays in the one that it was made in.
+        let made = std::thread::spawn(move || -> std::io::Result<UdpSocket> {
+            let file = std::fs::File::open(Path::new(NETNS).join(&name))?;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            UdpSocket::bind(address)
+        });
+        let failed = |why: String| RackError::Tool { command: format!("a socket at {address}"), why };
+        made.join().map_err(|_| failed("its thread died".to_owned()))?.map_err(|e| failed(e.to_string()))
     }
 }
 
@@ -190,9 +226,9 @@ impl Drop for Network {
     fn drop(&mut self) {
         if let Some(mut dnsmasq) = self.foreign.take() {
             dnsmasq.stop(Duration::from_secs(2));
-            remove(&format!("{}-dhcp", self.name));
+            remove(&format!("{}-dhcp", self.name()));
         }
-        remove(&self.name);
+        remove(self.name());
     }
 }
 

@@ -20,6 +20,8 @@ const MAX_EVENTS: usize = 1000;
 #[derive(Debug)]
 pub struct Qmp {
     reader: BufReader<UnixStream>,
+    /// Names of the events that came since they were asked for.
+    events: Vec<String>,
 }
 
 impl Qmp {
@@ -38,7 +40,7 @@ impl Qmp {
         };
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let mut qmp = Self { reader: BufReader::new(stream) };
+        let mut qmp = Self { reader: BufReader::new(stream), events: Vec::new() };
         qmp.line()?;
         qmp.execute("qmp_capabilities", Value::Null)?;
         Ok(qmp)
@@ -59,11 +61,21 @@ impl Qmp {
             if let Some(value) = answer.get_mut("return") {
                 return Ok(value.take());
             }
+            if let Some(event) = answer.get("event").and_then(Value::as_str)
+                && self.events.len() < MAX_EVENTS
+            {
+                self.events.push(event.to_owned());
+            }
             if let Some(error) = answer.get("error") {
                 return Err(Error::other(format!("{command}: {}", error["desc"].as_str().unwrap_or("refused"))));
             }
         }
         Err(Error::new(ErrorKind::TimedOut, "only events, no answer"))
+    }
+
+    /// The names of the events that came with the answers so far, each told once.
+    pub fn events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
     }
 
     /// The machine's run state: `running`, `paused`, `internal-error`, `shutdown`, ...

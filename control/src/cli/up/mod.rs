@@ -46,8 +46,9 @@ Examples:
   stoker up --interface eth1 --dhcp-mode server --config stoker.yaml
                                                    as the DHCP server, with the pools of stoker.yaml
 
-Needs root (ports 67 and 69, namespaces). Ctrl-C stops everything and leaves nothing behind
-but the state directory with its logs.")]
+Each virtual machine has a BMC (IPMI), so that stoker can switch it. Needs root (ports 67 and 69,
+namespaces). Ctrl-C stops everything and leaves nothing behind but the state directory with its
+logs and the rack's disks; the next run goes on with them.")]
 pub struct Up {
     /// The interface that machines boot on
     #[arg(long, value_name = "NAME", conflicts_with = "virtual_rack")]
@@ -183,6 +184,7 @@ impl Up {
         let mut view = View::default();
         let mut lines = api.lines("/api/v1/boots/watch").await?;
         if let Some(rack) = &mut rack {
+            rack.introduce(api).await?;
             rack.power_on(&mut view, api).await?;
         } else {
             table::line("switch machines on, or set them to boot from the network; Ctrl-C stops");
@@ -208,7 +210,9 @@ impl Up {
                     }
                 }
                 _ = tick.tick() => {
-                    for line in services.look_after()? {
+                    let mut words = services.look_after()?;
+                    words.extend(rack.as_mut().map(|rack| rack.look_after()).unwrap_or_default());
+                    for line in words {
                         match &mut screen {
                             Some(screen) => screen.say(&line),
                             None => table::line(&line),
