@@ -1,10 +1,11 @@
 //! Firmware by firmware and driver by driver: from power-on to the agent's
 //! report, which must tell the truth about the machine.
 
-use crate::stage::{Stage, assert_true};
 use control::api::types::{Boot, StepState};
 use control::rack::{Firmware, Images, Machine, Network, Spec};
 use std::time::{Duration, Instant};
+use stoker_tests::stage::{Stage, assert_true};
+use stoker_tests::ways;
 
 /// Four times what was measured under TCG on two quiet cores, from power-on to the report.
 const BIOS: Duration = Duration::from_secs(80);
@@ -91,8 +92,8 @@ fn bios_pxe_beside_a_foreign_dhcp_server() {
 /// `stoker up --virtual-rack FIRMWARE`: server mode, machine and network by stoker itself.
 fn in_a_virtual_rack(firmware: Firmware, driver: &'static str) {
     let _one = crate::lock();
-    crate::accel(&Images::new(crate::bundle().as_deref()));
-    let driver = crate::usable(driver);
+    ways::accel(&Images::new(ways::bundle().as_deref()));
+    let driver = ways::usable(driver);
     let spec = Spec { memory_mib: 640, ..Spec::new(&format!("{firmware}-1"), firmware) };
     let mut stage = Stage::start(None, &["--virtual-rack", firmware.name(), "--memory", "640", "--driver", driver]);
     let status = stage.ready();
@@ -106,9 +107,9 @@ fn in_a_virtual_rack(firmware: Firmware, driver: &'static str) {
 fn on_a_network_with_a_dhcp_server(firmware: Firmware, driver: &'static str) {
     let _one = crate::lock();
     let dir = tempfile::tempdir().unwrap();
-    let images = Images::new(crate::bundle().as_deref());
-    let accel = crate::accel(&images);
-    let driver = crate::usable(driver);
+    let images = Images::new(ways::bundle().as_deref());
+    let accel = ways::accel(&images);
+    let driver = ways::usable(driver);
     let mut network = Network::create().unwrap();
     network.start_foreign_dhcp(dir.path()).unwrap();
     let mut stage = Stage::start(Some(&network), &["--interface", "br0", "--driver", driver]);

@@ -4,6 +4,7 @@
 use control::rack::{Firmware, Images, Machine, Network, Spec};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use stoker_tests::ways;
 
 /// From power-on to the firmware's DHCP request at a foreign DHCP server: 3 to 8 s measured.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,8 +22,8 @@ fn uefi_firmware_asks_a_foreign_server_for_its_address() {
 fn firmware_asks(firmware: Firmware) {
     let _one = crate::lock();
     let dir = tempfile::tempdir().unwrap();
-    let images = Images::new(crate::bundle().as_deref());
-    let accel = crate::accel(&images);
+    let images = Images::new(ways::bundle().as_deref());
+    let accel = ways::accel(&images);
     let mut network = Network::create().unwrap();
     let name = network.name().to_owned();
     network.start_foreign_dhcp(dir.path()).unwrap();

@@ -2,3 +2,5 @@
 
 pub mod guest;
 pub mod os;
+pub mod stage;
+pub mod ways;

@@ -74,6 +74,8 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// UEFI: PXE by IPv6 in place of IPv4.
     pub ipv6: bool,
+    /// Requests that its disks do in a second, as old ones do; none: as fast as they can.
+    pub iops: Option<u32>,
     /// As its firmware is set up.
     pub first: First,
 }
@@ -84,7 +86,7 @@ impl Spec {
         let nvme = firmware.is_uefi().then_some(Disk::Nvme(1 << 30));
         let disks = std::iter::once(Disk::Virtio(2 << 30)).chain(nvme).collect();
         let (first, ipv6) = (First::Network, false);
-        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks, ipv6, first }
+        Self { name: name.to_owned(), firmware, memory_mib: 512, cpus: 1, disks, ipv6, iops: None, first }
     }
 
     /// Its hardware address, in QEMU's range.
@@ -199,7 +201,8 @@ impl Spec {
     fn add_disks(&self, args: &mut Args) {
         for (i, disk) in self.disks.iter().enumerate() {
             let (serial, boot) = (self.disk_serial(i), i + 2);
-            args.add(&format!("-drive if=none,id=d{i},format=raw,cache=unsafe,discard=unmap,file=disk{i}.raw"));
+            let slow = self.iops.map(|n| format!(",throttling.iops-total={n}")).unwrap_or_default();
+            args.add(&format!("-drive if=none,id=d{i},format=raw,cache=unsafe,discard=unmap,file=disk{i}.raw{slow}"));
             args.add(&match disk {
                 Disk::Virtio(_) => {
                     format!("-device virtio-blk-pci,id=disk{i},drive=d{i},serial={serial},bootindex={boot}")

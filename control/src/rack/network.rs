@@ -162,7 +162,6 @@ impl Network {
         }
         swept
     }
-
 }
 
 impl Namespace {

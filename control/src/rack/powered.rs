@@ -117,7 +117,6 @@ impl Powered {
             let _ = thread.join();
         }
     }
-
 }
 
 impl Drop for Powered {

@@ -107,8 +107,7 @@ impl VirtualRack {
             let at = SocketAddrV4::new(bmc_address(i), IPMI_PORT);
             let socket = self.network.udp_socket(at).map_err(Failure::from_error)?;
             let _ = std::fs::remove_file(self.folder.join(&spec.name).join("console.log"));
-            let machine =
-                Powered::new(spec.clone(), &self.network, &self.images, self.verdict.accel, &self.folder);
+            let machine = Powered::new(spec.clone(), &self.network, &self.images, self.verdict.accel, &self.folder);
             let mut bmc = Bmc::new(USER, &password, machine.switchboard());
             bmc.serve_ipmi(socket, &[Suite::S3, Suite::S17], SESSIONS).map_err(Failure::from_error)?;
             self.machines.push(machine);

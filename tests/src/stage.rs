@@ -19,6 +19,7 @@ const GONE: Duration = Duration::from_secs(20);
 
 /// `stoker up` with a state directory of its own.
 pub struct Stage {
+    /// Its state directory.
     pub state: PathBuf,
     /// Kept until the end of the case.
     _dir: tempfile::TempDir,
@@ -35,7 +36,7 @@ impl Stage {
             Some(network) => network.command(&stoker, "TERM"),
             None => process::dies_with_us(&stoker, "TERM"),
         };
-        let bundle = crate::bundle().expect("no bundle: run `make bundle` first, or name one with STOKER_BUNDLE");
+        let bundle = crate::ways::bundle().expect("no bundle: run `make bundle` first, or name one with STOKER_BUNDLE");
         command.arg("up").arg("--state").arg(&state).arg("--bundle").arg(bundle).args(args);
         let up = Process::spawn("stoker up", command, &dir.path().join("up.log")).unwrap();
         Self { state, up, _dir: dir }
@@ -85,7 +86,11 @@ impl Stage {
         }
     }
 
-    fn until<T>(&mut self, what: &str, limit: Duration, mut check: impl FnMut(&Self) -> Option<T>) -> T {
+    /// Waits until `check` finds something.
+    ///
+    /// # Panics
+    /// After `limit`, with everything that helps to understand it.
+    pub fn until<T>(&mut self, what: &str, limit: Duration, mut check: impl FnMut(&Self) -> Option<T>) -> T {
         let began = Instant::now();
         loop {
             if let Some(found) = check(self) {
@@ -102,7 +107,8 @@ impl Stage {
         }
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+    /// Asks the operator's API; nothing where it does not answer 200.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         let mut stream = connect_short(&self.state.join("run"), "control.sock").ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: stoker\r\nConnection: close\r\n\r\n").ok()?;
