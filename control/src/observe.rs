@@ -171,6 +171,26 @@ pub enum Milestone {
         /// More words; may be empty.
         detail: String,
     },
+    /// Something is done to the machine by its BMC.
+    Power {
+        /// `network boot`, `disk boot`, `off`, `on`.
+        action: String,
+        /// Whether the machine starts by it.
+        starts: bool,
+        /// How it ended; none: it begins now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        done: Option<bool>,
+        /// Words, where it failed.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        why: String,
+    },
+    /// The machine goes on in its life.
+    Life {
+        /// The phase of its Server.
+        phase: String,
+        /// In words: why.
+        why: String,
+    },
     /// The agent asked for its order (shown once per change).
     AgentStatus {
         /// The order's id.

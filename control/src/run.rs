@@ -173,7 +173,8 @@ impl Control {
             Box::new(ServedEnvironments { environments: environments.clone(), edge_url: settings.edge_url() }),
             signer,
         )
-        .with_bmc_setup(settings.agent.auto_bmc_setup);
+        .with_bmc_setup(settings.agent.auto_bmc_setup)
+        .with_observer(observer.clone());
         if settings.config_access == ConfigAccess::Open {
             tracing::warn!(
                 "config_access is open: whoever knows a machine's UUID can fetch its configuration with all secrets in it"

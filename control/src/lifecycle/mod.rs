@@ -34,7 +34,7 @@ use crate::inventory::Inventory;
 use crate::limits;
 use crate::objects::Objects;
 use crate::objects::follow::{News, follow};
-use crate::observe::now_ms;
+use crate::observe::{Observer, now_ms};
 use crate::resource::{Kind, Server, Typed};
 use crate::store::machines::Machines;
 use board::Board;
@@ -67,6 +67,8 @@ struct Inner<O: Objects> {
     waiting: Mutex<BTreeSet<String>>,
     queue: Mutex<Queue>,
     bell: Notify,
+    /// Where the story of each machine is told.
+    observer: Option<Observer>,
     /// Milliseconds since 1970.
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
     /// BMCs that nobody has declared are set up by agents.
@@ -103,11 +105,21 @@ impl<O: Objects> Lifecycle<O> {
             waiting: Mutex::default(),
             queue: Mutex::default(),
             bell: Notify::new(),
+            observer: None,
             clock: Box::new(now_ms),
             set_up_bmcs: true,
             confirmed: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same, telling what it does to machines.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.observer = Some(observer);
+        }
+        self
     }
 
     /// The same with another clock, which tests turn by hand.

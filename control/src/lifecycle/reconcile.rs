@@ -3,6 +3,7 @@
 use super::{Lifecycle, Wanted};
 use crate::limits;
 use crate::objects::{Error, Objects, parse_rfc3339};
+use crate::observe::{Milestone, Observation};
 use crate::plan::server::{self, Decision, Install, View};
 use crate::resource::{
     Bmc, EffectKind, EffectRecord, Environment, Kind, Object, Phase, PxeMode, Server, ServerBinding, ServerClass,
@@ -118,7 +119,7 @@ impl<O: Objects> Lifecycle<O> {
             if let Some(record) = decision.status.wiped.as_mut().filter(|_| fresh) {
                 self.inner.signer.sign(record);
             }
-            tell(name, &whole.server, &decision);
+            self.tell(&whole.server, &decision);
             object.status = serde_json::to_value(&decision.status).map_err(|e| Error::Store(e.to_string()))?;
             object = self.inner.objects.replace_status(object).await?;
             wrote = true;
@@ -173,10 +174,12 @@ impl<O: Objects> Lifecycle<O> {
         let (this, server, efi) = (self.clone(), whole.server.clone(), efi(&whole.server, whole.facts.as_ref()));
         tokio::spawn(async move {
             tracing::info!(server = name, effect = effect.id, kind = ?effect.kind, "doing it");
+            this.see(&server, power(effect.kind, None));
             let result = this.inner.hands.act(&server, efi, effect.kind).await;
             if let Err(why) = &result {
                 tracing::warn!(server = name, effect = effect.id, kind = ?effect.kind, why, "it failed");
             }
+            this.see(&server, power(effect.kind, Some(&result)));
             {
                 let now = this.now();
                 let mut board = this.board();
@@ -189,6 +192,25 @@ impl<O: Objects> Lifecycle<O> {
             }
             this.wake(&name);
         });
+    }
+
+    /// Another phase, or another reason for it, is worth a line.
+    fn tell(&self, before: &Server, decision: &Decision) {
+        let (old, new) = (&before.status, &decision.status);
+        if old.phase == new.phase && old.reason == new.reason {
+            return;
+        }
+        let phase = new.phase.map_or("-", Phase::name);
+        tracing::info!(server = before.metadata.name, phase, reason = new.reason, "{}", new.message);
+        self.see(before, Milestone::Life { phase: phase.to_owned(), why: new.message.clone() });
+    }
+
+    /// Tells the story of a machine.
+    fn see(&self, server: &Server, what: Milestone) {
+        let Some(observer) = &self.inner.observer else { return };
+        let mac = self.inner.machines.of_server(server).and_then(|r| r.mac);
+        let uuid = server.metadata.name.parse().ok();
+        observer.see(Observation { at_ms: self.now(), mac, ip: None, uuid, what });
     }
 
     fn read_power(&self, whole: &Whole) {
@@ -275,12 +297,14 @@ fn paused(meta: &crate::resource::Meta) -> bool {
     [marks::PAUSED, DELETE_FOR_MOVE].iter().any(|mark| meta.annotations.contains_key(*mark))
 }
 
-/// A change of phase is worth a line.
-fn tell(name: &str, before: &Server, decision: &Decision) {
-    let (old, new) = (&before.status, &decision.status);
-    if old.phase == new.phase && old.reason == new.reason {
-        return;
-    }
-    let phase = new.phase.map_or("-", Phase::name);
-    tracing::info!(server = name, phase, reason = new.reason, "{}", new.message);
+/// What a BMC does, for the story of the machine.
+fn power(kind: EffectKind, result: Option<&Result<(), String>>) -> Milestone {
+    let (action, starts) = match kind {
+        EffectKind::NetworkBoot => ("network boot", true),
+        EffectKind::DiskBoot => ("disk boot", true),
+        EffectKind::PowerOn => ("on", true),
+        EffectKind::PowerOff => ("off", false),
+    };
+    let why = result.and_then(|r| r.as_ref().err()).map(|e| crate::metadata::words::clean(e)).unwrap_or_default();
+    Milestone::Power { action: action.to_owned(), starts, done: result.map(Result::is_ok), why }
 }

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::api::types::{Boot, BootSummary, WatchLine};
 use crate::limits;
-use crate::observe::{Observation, now_ms};
+use crate::observe::{Milestone, Observation, now_ms};
 use crate::telemetry::Metrics;
 use protocol::event::MAX_DATAGRAM;
 use protocol::id::{Mac, MachineId};
@@ -181,6 +181,11 @@ impl Inner {
         }
         let number = self.next;
         let boots = self.stories.entry(mac).or_default();
+        if boots.is_empty() && matches!(seen.what, Milestone::Life { .. } | Milestone::Power { starts: false, .. }) {
+            // No boot that it could belong to.
+            self.stories.remove(&mac);
+            return None;
+        }
         let fresh = boots.back().is_none_or(|boot| story::begins_another(boot, seen));
         if fresh {
             self.next += 1;

@@ -39,6 +39,8 @@ pub fn begins_another(boot: &Boot, seen: &Observation) -> bool {
         // iPXE asks after the loader (the same boot), in rounds while it has no script (the same), or as a ROM.
         Milestone::DhcpDiscover { client, .. } if client.starts_with("iPXE") => silent || s.phase >= Phase::Kernel,
         Milestone::DhcpDiscover { .. } => false,
+        // Tried again while nothing has come of it, it is the same boot.
+        Milestone::Power { starts: true, done: None, .. } => boot.steps.iter().any(|s| s.kind != "power"),
         // A ROM whose DHCP another server handles shows up with its script.
         Milestone::Script { .. } => silent || s.phase.is_goal(),
         Milestone::FileStarted { name, .. } => {
@@ -162,6 +164,15 @@ pub fn fold(boot: &mut Boot, seen: &Observation) {
             let state = if event == "install_failed" { Failed } else { Ok };
             note(boot, at, "report", format!("reports {event}"), detail.clone(), state);
         }
+        Milestone::Power { action, done, why, .. } => {
+            let state = match done {
+                None => Running,
+                Some(true) => Ok,
+                Some(false) => Failed,
+            };
+            note(boot, at, "power", format!("BMC: {action}"), why.clone(), state);
+        }
+        Milestone::Life { phase, why } => note(boot, at, "life", format!("== {phase}"), why.clone(), Ok),
         Milestone::AgentStatus { order, level, detail } => {
             let state = if level == "failed" || level == "unsupported" { Failed } else { Ok };
             note(boot, at, "agent_status", format!("order {order}: {level}"), detail.clone(), state);

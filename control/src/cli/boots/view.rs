@@ -161,7 +161,13 @@ fn describe(what: &Milestone) -> Option<String> {
         M::Config { status, why } => format!("its configuration is refused, HTTP {status}: {why}"),
         M::Report { event, detail } if detail.is_empty() => format!("reports {event}"),
         M::Report { event, detail } => format!("reports {event}: {detail}"),
-        M::FileProgress { .. } | M::AgentStatus { .. } => return None,
+        M::Power { action, done: None, .. } => format!("BMC: {action}"),
+        M::Power { action, done: Some(false), why, .. } => format!("!! BMC: {action} failed: {why}"),
+        M::Life { phase, why } if why.is_empty() => format!("== {phase}"),
+        M::Life { phase, why } => format!("== {phase}: {why}"),
+        M::AgentStatus { order: 0, .. } => return None,
+        M::AgentStatus { order, level, detail } => format!("order {order} {level}: {detail}"),
+        M::FileProgress { .. } | M::Power { .. } => return None,
         M::FileEnded { proto: p, name, outcome, bytes, elapsed_us, retries, why, .. } => {
             let (ms, us) = (elapsed_us / 1000, elapsed_us % 1000);
             let mut text = match outcome {
