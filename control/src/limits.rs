@@ -86,6 +86,8 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
 /// How often the power state of a machine is read that is being switched off.
 pub const POWER_POLL: Duration = Duration::from_secs(10);
+/// How often the power state of a machine is read that has fallen silent in the middle of something.
+pub const POWER_CHECK: Duration = Duration::from_secs(30);
 /// How often the progress of an order is written down while nothing else changes.
 pub const PROGRESS_WRITE: Duration = Duration::from_secs(30);
 /// BMCs that answer and are talked to at one time, over the whole site.

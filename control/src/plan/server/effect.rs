@@ -110,6 +110,23 @@ impl Step<'_> {
         (effect.kind == kind && effect.state == EffectState::Done).then(|| parse_rfc3339(&effect.at)).flatten()
     }
 
+    /// Whether a machine that has been silent since `heard_ms` is off by its BMC's word: its power was
+    /// cut in the middle of something. Has that read now and then.
+    pub(super) fn lost_power(&mut self, heard_ms: u64) -> bool {
+        if !self.view.managed {
+            return false;
+        }
+        match self.seen.power {
+            Some((false, at)) if at > heard_ms => return true,
+            Some((_, at)) if self.now < at + ms(limits::POWER_CHECK) => self.recheck(at + ms(limits::POWER_CHECK)),
+            _ => {
+                self.done.read_power = true;
+                self.recheck(self.now + ms(limits::POWER_CHECK));
+            }
+        }
+        false
+    }
+
     /// Boots the machine into the agent by its BMC, and again where it does not show up in time.
     pub(super) fn bring_up_agent(&mut self) {
         if self.agent_here() {

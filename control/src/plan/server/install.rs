@@ -107,12 +107,29 @@ impl Step<'_> {
             self.try_again("InstallFailed", &why, deadline);
         } else if self.now >= deadline {
             self.try_again("InstallTimeout", "nothing was heard of its installation in time", deadline);
+        } else if self.cut_off() {
+            self.try_again("PowerLost", "it went off in the middle of its installation", deadline);
         } else {
             let fetched = !install.config_fetched.is_empty();
             let words = if fetched { "has its configuration, installs" } else { "is in its installer" };
             self.say("Installing", words, "boot from its disk");
             self.deadline(deadline);
         }
+    }
+
+    /// Whether it is off though nobody has switched it off. An installer that says nothing may end so.
+    fn cut_off(&mut self) -> bool {
+        let silent = matches!(self.view.install, Install::Kernel { reports: false, .. });
+        let fetched = self.done.status.install.as_ref().is_some_and(|i| !i.config_fetched.is_empty());
+        if silent && fetched || self.agent_here() {
+            return false;
+        }
+        let words = [
+            self.seen.script.as_ref().map(|s| s.at_ms),
+            self.seen.fetched.as_ref().map(|(_, at)| *at),
+            self.done.status.effect.as_ref().and_then(|e| parse_rfc3339(&e.at)),
+        ];
+        self.lost_power(words.into_iter().flatten().max().unwrap_or(0))
     }
 
     /// What installer, agent and system have told, into the record.

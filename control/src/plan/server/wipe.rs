@@ -207,15 +207,17 @@ impl Step<'_> {
         let stalled = heard + ms(limits::WIPE_STALL);
         let rebooted = self.done_at(EffectKind::NetworkBoot).filter(|at| *at > heard);
         if self.agent_here() && self.now < stalled {
-            // A new boot of the agent that has not begun is not a stall.
+            // A new boot of the agent that has not begun is not a stall. Its silence is noticed before.
             self.deadline(stalled);
+            self.recheck(self.now + ms(limits::AGENT_SILENCE));
         } else if self.agent().is_some_and(|a| a.since_ms > heard) {
             self.recheck(self.now + ms(limits::AGENT_SILENCE));
         } else if rebooted.is_some() {
             self.bring_up_agent();
         } else if self.now >= stalled || !self.agent_here() {
-            let silent = self.seen.agent.as_ref().map_or(heard, |a| a.seen_ms) + ms(limits::BOOT_TIME);
-            if self.now < silent && self.now < stalled {
+            let last = self.seen.agent.as_ref().map_or(heard, |a| a.seen_ms);
+            let silent = last + ms(limits::BOOT_TIME);
+            if !self.lost_power(last) && self.now < silent && self.now < stalled {
                 // It may be rebooting by itself.
                 self.deadline(silent.min(stalled));
                 return;
