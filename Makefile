@@ -14,12 +14,13 @@ export CARGO_TARGET_DIR := $(TARGET)
 export STOKER_CACHE ?= $(TARGET)/bundle-cache
 
 .DEFAULT_GOAL := help
-.PHONY: help up build bundle doctor test rust
+.PHONY: help up build bundle demo doctor test rust
 
 help:
 	@echo 'make up                                a virtual rack: three machines with real firmware boot before your eyes'
 	@echo 'make up ARGS="--virtual-rack 1"        another number, or a list such as uefi,uefi-http,bios'
 	@echo 'make up ARGS="--interface eth1"        real machines, beside the DHCP server of that network'
+	@echo 'make demo                              a small system to install on the machines of the rack: $(TARGET)/demo/demo.yaml'
 	@echo 'make doctor ARGS="--interface eth1"    what on this host or network would stop a boot'
 	@echo 'make test                              everything: rules, real clients, real firmware (about 15 minutes on two cores)'
 	@echo 'make build                             stoker, stoker-edge, stoker-control, stoker-bundle into $(TARGET)/release'
@@ -38,6 +39,11 @@ build: rust
 # The tool leaves alone what is there and whole.
 bundle: build
 	$(TARGET)/release/stoker-bundle build --out $(BUNDLE)
+
+demo: rust
+	@assets/install-dependencies demo
+	$(CARGO) build --release -p stoker-tests --bin stoker-demo
+	@$(TARGET)/release/stoker-demo $(TARGET)/demo
 
 # Test programs open namespaces and low ports.
 TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')

@@ -116,10 +116,7 @@ impl World {
 
     /// Declares a class with its Environment, and allocates out of it; returns when the installer has begun.
     pub fn install(&mut self) {
-        self.apply(
-            "apiVersion: metal.sidero.dev/v1alpha2\nkind: ServerClass\nmetadata: {name: any}\n\
-             spec: {environmentRef: {name: test-os}, qualifiers: {requirements: [\"memory >= 512Mi\"]}}\n",
-        );
+        self.declare_class();
         self.allocate();
         self.until("installing", |s| {
             let begun = matches!(s.status.phase, Some(Phase::Installing | Phase::Running));

@@ -50,7 +50,8 @@ pub struct World {
     pub machine: Powered,
     pub stage: Stage,
     network: Network,
-    firmware: Firmware,
+    case: Case,
+    os: TestOs,
 }
 
 impl World {
@@ -62,7 +63,7 @@ impl World {
         let network = Network::create().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("stoker.yaml");
-        std::fs::write(&config, configuration(&os, case.args)).unwrap();
+        std::fs::write(&config, configuration()).unwrap();
         let config = config.to_str().unwrap().to_owned();
         let mut stage = Stage::start(Some(&network), &["--interface", "br0", "--config", &config]);
         stage.ready();
@@ -78,7 +79,7 @@ impl World {
             bmc.serve_ipmi(socket, &[Suite::S3, Suite::S17], 4).unwrap();
             bmc
         });
-        let world = Self { bmc, machine, stage, network, firmware: case.firmware };
+        let world = Self { bmc, machine, stage, network, case, os };
         world.mark_disk();
         world
     }
@@ -166,7 +167,7 @@ impl World {
     /// `stoker power` at the machine's BMC.
     pub fn power(&self, words: &[&str]) {
         let bmc = FIRST_BMC.to_string();
-        let legacy = matches!(words.first(), Some(&"pxe" | &"disk")) && !self.firmware.is_uefi();
+        let legacy = matches!(words.first(), Some(&"pxe" | &"disk")) && !self.case.firmware.is_uefi();
         let bios: &[&str] = if legacy { &["--bios"] } else { &[] };
         let login: &[&str] = &["power", "--bmc", &bmc, "--user", LOGIN.0];
         self.stoker(&[login, words, bios].concat());
@@ -193,6 +194,21 @@ impl World {
             base64(LOGIN.0),
             base64(LOGIN.1),
             self.name()
+        ));
+    }
+
+    /// What machines are installed from, and which may be.
+    pub fn declare_class(&self) {
+        let words: Vec<_> = TestOs::INSTALLER_ARGS.into_iter().chain(self.case.args.split_whitespace()).collect();
+        self.apply(&format!(
+            "apiVersion: metal.sidero.dev/v1alpha2\nkind: Environment\nmetadata: {{name: test-os}}\nspec:\n  \
+             kernel: {{url: \"file://{}\", args: [{}]}}\n  initrd: {{url: \"file://{}\"}}\n  \
+             installedWhen: Reported\n---\n\
+             apiVersion: metal.sidero.dev/v1alpha2\nkind: ServerClass\nmetadata: {{name: any}}\n\
+             spec: {{environmentRef: {{name: test-os}}, qualifiers: {{requirements: [\"memory >= 512Mi\"]}}}}\n",
+            self.os.kernel().canonicalize().unwrap().display(),
+            words.join(", "),
+            self.os.installer().canonicalize().unwrap().display(),
         ));
     }
 
@@ -279,16 +295,11 @@ fn kill(pid: u32) {
     assert!(done.success());
 }
 
-fn configuration(os: &TestOs, args: &str) -> String {
+fn configuration() -> String {
     let (first, last) = POOL;
-    let words: Vec<_> = TestOs::INSTALLER_ARGS.into_iter().chain(args.split_whitespace()).collect();
     format!(
         "agent: {{poll_seconds: 1}}\n\
          dhcp:\n  mode: server\n  router_advertisements: true\n  server:\n    authoritative: true\n    probe_ms: 0\n    \
-         subnets:\n      - network: 10.77.0.0/24\n        pools: [{first}-{last}]\n\
-         environments:\n  test-os:\n    kernel:\n      url: file://{}\n      args: [{}]\n    initrd:\n      url: file://{}\n",
-        os.kernel().canonicalize().unwrap().display(),
-        words.join(", "),
-        os.installer().canonicalize().unwrap().display(),
+         subnets:\n      - network: 10.77.0.0/24\n        pools: [{first}-{last}]\n"
     )
 }

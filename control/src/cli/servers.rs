@@ -157,7 +157,7 @@ fn lines(objects: &[Object]) -> Vec<String> {
         return vec!["no machine has reported yet".into()];
     }
     let rows: Vec<_> = objects.iter().filter_map(|o| Server::from_object(o).ok()).map(|s| row(&s)).collect();
-    table::columns(&["SERVER", "PHASE", "SINCE", "POWER", "WHY", "NEXT"], &rows)
+    table::columns(&["SERVER", "NAME", "PHASE", "SINCE", "POWER", "WHY", "NEXT"], &rows)
 }
 
 fn row(server: &Server) -> Vec<String> {
@@ -165,6 +165,7 @@ fn row(server: &Server) -> Vec<String> {
     let why = if s.message.is_empty() { &s.reason } else { &s.message };
     vec![
         server.metadata.name.clone(),
+        or_dash(&server.spec.hostname),
         s.phase.map_or("-", Phase::name).to_owned(),
         since(&s.since),
         or_dash(&s.power),
