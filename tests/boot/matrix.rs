@@ -60,8 +60,8 @@ fn uefi_http_boot_beside_a_foreign_dhcp_server() {
 fn d45_uefi_pxe_over_ipv6_beside_a_foreign_dhcp_server() {
     let _one = crate::lock();
     let dir = tempfile::tempdir().unwrap();
-    let images = Images::new(crate::bundle().as_deref());
-    let accel = crate::accel(&images);
+    let images = Images::new(ways::bundle().as_deref());
+    let accel = ways::accel(&images);
     let mut network = Network::create().unwrap();
     network.start_foreign_dhcp_of_both_families(dir.path()).unwrap();
     let config = dir.path().join("stoker.yaml");
