@@ -121,7 +121,11 @@ impl Step<'_> {
     fn cut_off(&mut self) -> bool {
         let silent = matches!(self.view.install, Install::Kernel { reports: false, .. });
         let fetched = self.done.status.install.as_ref().is_some_and(|i| !i.config_fetched.is_empty());
-        if silent && fetched || self.agent_here() {
+        if silent && fetched {
+            return false;
+        }
+        if self.agent_here() && matches!(self.view.install, Install::Image { .. }) {
+            self.recheck(self.now + ms(limits::AGENT_SILENCE));
             return false;
         }
         let words = [
