@@ -56,8 +56,11 @@ fn control(listener: &TcpListener, said: &Sender<Said>) -> std::io::Result<()> {
     }
 }
 
-/// Path, body and `Range` of the next request of a connection; none at its end.
-fn request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<(String, Vec<u8>, Option<String>)>> {
+/// Path, body, and the value of `Range`.
+type Request = (String, Vec<u8>, Option<String>);
+
+/// The next request of a connection; none at its end.
+fn request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
     let (mut head, mut length, mut range) = (String::new(), 0, None);
     if reader.read_line(&mut head)? == 0 {
         return Ok(None);

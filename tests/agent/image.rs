@@ -160,8 +160,9 @@ fn installs(case: &Case) {
     let site = Arc::new(Mutex::new(Site { image, order, said, other, confirms: 0, broken: false }));
     std::thread::spawn(move || serve(&listener, &site));
 
-    let args =
-        format!("console=ttyS0 quiet panic=-1 stoker.control={base} stoker.attempt=a7 stoker.ip= stoker.netmask=");
+    let args = format!(
+        "console=ttyS0 quiet panic=-1 no_timer_check stoker.control={base} stoker.attempt=a7 stoker.ip= stoker.netmask="
+    );
     let (kernel, initrd) = (files.join("vmlinuz"), files.join("initramfs.xz"));
     let direct = Boot::Direct { kernel: &kernel, initrd: &initrd, args: &args };
     let mut guest = Guest::start(folder.path(), case.firmware, bundle, &disk, direct).unwrap();

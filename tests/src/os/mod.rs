@@ -142,7 +142,7 @@ impl TestOs {
     }
 
     /// The installer's own kernel arguments; control adds `stoker.config=` and `stoker.report=`.
-    pub const INSTALLER_ARGS: [&str; 3] = ["console=ttyS0", "quiet", "panic=-1"];
+    pub const INSTALLER_ARGS: [&str; 4] = ["console=ttyS0", "quiet", "panic=-1", "no_timer_check"];
 }
 
 /// Moves a folder to its place; that somebody else was quicker is no fault.

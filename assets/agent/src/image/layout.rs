@@ -121,12 +121,12 @@ pub(super) fn has_file(media: &mut dyn Media, partition: &Partition, sector: u64
     let length = (partition.last - partition.first + 1) * sector;
     let system = fatfs::FileSystem::new(Window { media, start, length, at: 0 }, fatfs::FsOptions::new())?;
     let path = path.trim_start_matches('\\').replace('\\', "/");
-    let found = match system.root_dir().open_file(&path) {
+    let root = system.root_dir();
+    match root.open_file(&path) {
         Ok(_) => Ok(true),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(false),
         Err(e) => Err(e),
-    };
-    found
+    }
 }
 
 /// A part of a disk, for reading.

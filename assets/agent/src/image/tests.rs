@@ -61,9 +61,11 @@ impl Media for OnFile {
     }
 }
 
-/// The firmware's memory.
+/// The firmware's memory: entries, and their order.
 #[derive(Clone, Default)]
-struct Nvram(Arc<Mutex<(BTreeMap<u16, Vec<u8>>, Vec<u16>)>>);
+struct Nvram(Arc<Mutex<Stored>>);
+
+type Stored = (BTreeMap<u16, Vec<u8>>, Vec<u16>);
 
 impl Variables for Nvram {
     fn entries(&mut self) -> io::Result<Vec<(u16, Vec<u8>)>> {
