@@ -4,7 +4,7 @@ use crate::allocation::{self, Allocation};
 use crate::api::{self, Operator};
 use crate::config::{ConfigAccess, Settings};
 use crate::dhcp::{self, Dhcp, Place};
-use crate::environments::Environments;
+use crate::environments::{Environments, is_environments};
 use crate::http::{self, ListenError, Listener};
 use crate::inventory::Inventory;
 use crate::lifecycle::{self, BmcHands, Lifecycle, ServedEnvironments};
@@ -287,6 +287,10 @@ fn publish_static(node: &Node) -> Result<(), StartError> {
     let names = ["autoexec.ipxe", "tftp/autoexec.ipxe", "boot.ipxe", "tftp/boot.ipxe"];
     let names: Names = names.map(|name| (name.to_owned(), entry.clone())).into();
     node.publisher.set("static", names)?;
+    if node.settings.bundle.is_none() {
+        // A bundle of the last run that is not configured any more is not served.
+        node.publisher.disown(|name| !is_environments(name))?;
+    }
     Ok(())
 }
 

@@ -31,6 +31,7 @@ use crate::config::{AssetSource, Settings};
 use crate::limits;
 use crate::plan::boot::{Files, Readiness};
 use crate::publish::{Publisher, Stored};
+use crate::resource::OWN_ENVIRONMENTS;
 use crate::store::Store;
 use fetch::Fetcher;
 use protocol::id::Arch;
@@ -211,6 +212,8 @@ impl Environments {
             inner.recalled = true;
             inner.served = sets;
             let published = self.publisher.set("environments", served::names(&inner.served));
+            // What the last run served and is no set any more is nobody's.
+            let published = published.and_then(|_| self.publisher.disown(is_environments));
             inner.unpublished = published.is_err();
             if let Err(e) = published {
                 tracing::error!(error = %e, "environments are not published");
@@ -246,6 +249,12 @@ impl Inner {
         };
         missing.chain(variant.files.iter().filter_map(file)).collect()
     }
+}
+
+/// Whether a published name belongs to an environment that is not the bundle's.
+pub fn is_environments(name: &str) -> bool {
+    let of = name.strip_prefix("env/").and_then(|rest| rest.split_once('/'));
+    of.is_some_and(|(environment, _)| !OWN_ENVIRONMENTS.contains(&environment))
 }
 
 fn too_many(name: &str) -> String {

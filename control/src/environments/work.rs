@@ -46,6 +46,7 @@ impl Environments {
         let work = tokio::task::spawn_blocking(move || {
             let bundle = Bundle::load(&folder, this.publisher.objects())?;
             this.publisher.set("bundle", bundle.names.clone())?;
+            this.publisher.disown(|name| !super::is_environments(name))?;
             tracing::info!(version = bundle.version, files = bundle.names.len(), "bundle published");
             *lock(&this.bundle) = Some(bundle);
             Ok(())

@@ -65,6 +65,9 @@ pub struct Publisher {
 }
 
 struct Inner {
+    /// Names of the last run that no section has spoken for yet. They stay served: a machine that
+    /// is loading while control restarts must find the rest of its files.
+    inherited: Names,
     sections: BTreeMap<&'static str, Names>,
     published: Manifest,
     unnamed_since: HashMap<ObjectId, Instant>,
@@ -73,7 +76,7 @@ struct Inner {
 impl Publisher {
     /// Prepares the folders of a state directory and takes up where the last
     /// manifest ended. What that manifest names stays served until a section
-    /// is set.
+    /// names it anew, or [`Publisher::disown`] is told that nobody will.
     ///
     /// # Errors
     /// When the folders cannot be made.
@@ -87,7 +90,8 @@ impl Publisher {
         {
             published = Manifest::new(edge.generation, Names::new());
         }
-        let inner = Inner { sections: BTreeMap::new(), published, unnamed_since: HashMap::new() };
+        let inherited = published.entries.clone();
+        let inner = Inner { inherited, sections: BTreeMap::new(), published, unnamed_since: HashMap::new() };
         Ok(Self { state: state.to_owned(), objects, inner: Mutex::new(inner) })
     }
 
@@ -119,8 +123,22 @@ impl Publisher {
         }
     }
 
+    /// Lets go of names of the last run that nobody has set since: whoever would set them has set
+    /// all that there are.
+    ///
+    /// # Errors
+    /// When the manifest cannot be written; the old one then stays whole.
+    pub fn disown(&self, which: impl Fn(&str) -> bool) -> Result<u64, PublishError> {
+        let mut inner = self.lock();
+        inner.inherited.retain(|name, _| !which(name));
+        self.publish(&mut inner)
+    }
+
     fn publish(&self, inner: &mut Inner) -> Result<u64, PublishError> {
-        let entries: Names = inner.sections.values().flatten().map(|(n, e)| (n.clone(), e.clone())).collect();
+        let named = inner.sections.values().flatten();
+        // Later ones win: what a section names now over what the last run named.
+        let all = inner.inherited.iter().chain(named);
+        let entries: Names = all.map(|(n, e)| (n.clone(), e.clone())).collect();
         if entries.len() > MAX_ENTRIES {
             return Err(PublishError::TooMany(entries.len()));
         }
@@ -263,7 +281,12 @@ mod tests {
         drop(p);
         let p = Publisher::open(dir.path()).unwrap();
         assert_eq!(p.entry("env/b"), Some(a.clone()), "the last manifest is taken up");
-        assert_eq!(p.set("x", Names::from([("tftp/a".into(), a)])).unwrap(), 3);
+        assert_eq!(p.set("x", Names::from([("tftp/a".into(), a.clone())])).unwrap(), 2, "nothing is lost by a restart");
+        let b = entry(&p, b"b");
+        assert_eq!(p.set("x", Names::from([("tftp/a".into(), b.clone())])).unwrap(), 3);
+        assert_eq!((p.entry("tftp/a"), p.entry("env/b")), (Some(b), Some(a)), "a section's own name is its own");
+        assert_eq!(p.disown(|name| name.starts_with("env/")).unwrap(), 4);
+        assert_eq!(p.entry("env/b"), None, "nobody will name it");
         drop(p);
         fs::remove_file(dir.path().join("publish/manifest.json")).unwrap();
         write_edge_state(&dir, 40, &[]);

@@ -192,6 +192,8 @@ async fn f16_a_version_stays_served_whole_until_the_next_one_is_whole_over_a_res
     assert!(!status.ready && status.notes[0].contains("stays served"), "{status:?}");
 
     let w = w.restart("").await;
+    // From the first moment on: whoever was loading goes on.
+    assert!(w.served("env/e/vmlinuz").is_some() && w.served("env/e/initramfs.xz").is_some());
     for _ in 0..3000 {
         if !matches!(w.running.environments.files("e", Arch::X86_64), Readiness::NotReady(_)) {
             break;
