@@ -52,6 +52,8 @@ pub struct World {
     network: Network,
     case: Case,
     os: TestOs,
+    /// Where the configuration is: control reads it whenever it starts.
+    _folder: tempfile::TempDir,
 }
 
 impl World {
@@ -79,7 +81,7 @@ impl World {
             bmc.serve_ipmi(socket, &[Suite::S3, Suite::S17], 4).unwrap();
             bmc
         });
-        let world = Self { bmc, machine, stage, network, case, os };
+        let world = Self { bmc, machine, stage, network, case, os, _folder: folder };
         world.mark_disk();
         world
     }

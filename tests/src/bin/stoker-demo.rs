@@ -52,7 +52,7 @@ fn objects(os: &TestOs) -> Result<String> {
          # Every machine with 256 MiB or more, installed from it.\n\
          apiVersion: metal.sidero.dev/v1alpha2\n\
          kind: ServerClass\n\
-         metadata:\n  name: any\n\
+         metadata:\n  name: demo\n\
          spec:\n  environmentRef:\n    name: demo\n  qualifiers:\n    requirements: [\"memory >= 256Mi\"]\n",
         url(os.kernel())?,
         TestOs::INSTALLER_ARGS.join(", "),
