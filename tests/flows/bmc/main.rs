@@ -3,6 +3,7 @@
 //! simulator against `curl` and `ipmitool`.
 
 mod fleet;
+mod management;
 mod pool;
 mod pyghmi;
 mod redfish;
