@@ -25,7 +25,7 @@ fn the_life_of_a_machine_without_a_bmc() {
 }
 
 /// From the first power-on to clean and off again. `between` is done after every step.
-fn live(case: Case, between: fn(&mut World)) {
+pub fn live(case: Case, between: fn(&mut World)) {
     let _one = crate::lock();
     let began = Instant::now();
     let mut w = World::new(case);

@@ -1,5 +1,6 @@
 //! The same life with something that goes wrong.
 
+use crate::story::live;
 use crate::world::{Case, LIMIT, World};
 use control::rack::Firmware;
 use control::rack::bmc::{Action, Faults};
@@ -7,6 +8,11 @@ use control::resource::{EffectState, OrderState, Phase};
 
 /// Few enough that a wipe takes some seconds, for its samples are read one by one.
 const SLOW_DISK: u32 = 60;
+
+#[test]
+fn control_may_be_killed_after_every_step() {
+    live(Case::new("life-killed", Firmware::Bios), World::kill_control);
+}
 
 /// The edge dies while it sends a kernel, the machine's power is cut in the middle of its wipe and of its
 /// installation, and nobody presses a button: its BMC's word is enough.

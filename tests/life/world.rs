@@ -249,6 +249,17 @@ impl World {
         self.until(&format!("phase {phase}"), |s| (s.status.phase == Some(phase)).then(|| s.clone()))
     }
 
+    /// Kills control without a warning; it is started again by `stoker up`.
+    pub fn kill_control(&mut self) {
+        let before = self.stage.ready().pid;
+        kill(before);
+        let after = self.stage.until("control again", LIMIT, |stage| {
+            let status: control::api::types::Status = stage.get("/api/v1/status")?;
+            (status.pid != before).then_some(status.pid)
+        });
+        println!("  control {before} was killed, {after} goes on");
+    }
+
     /// Kills the edge without a warning; it is started again by `stoker up`.
     pub fn kill_edge(&mut self) {
         let before = self.stage.ready().edge.unwrap().pid;
