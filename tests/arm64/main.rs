@@ -4,15 +4,12 @@
 //! Not part of `make test`: on an x86 host it needs another compiler, another
 //! kernel and a processor that is emulated in any case.
 
-#[path = "../boot/stage.rs"]
-mod stage;
-
 use control::api::types::StepState;
 use control::rack::{Firmware, Spec};
 use protocol::id::Arch;
-use stage::{Stage, assert_true};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use stoker_tests::stage::{Stage, assert_true};
 
 /// From power-on to the report: 30 s measured on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -26,7 +23,11 @@ fn bundle() -> Option<PathBuf> {
 #[test]
 fn an_arm64_server_boots_into_the_agent() {
     let spec = Spec { memory_mib: 640, ..Spec::new("arm64-1", Firmware::Arm64) };
-    let mut stage = Stage::start(None, &["--virtual-rack", "arm64", "--memory", "640"]);
+    let mut stage = Stage::start_from(
+        &bundle().expect("no bundle for arm64: make bundle-arm64"),
+        None,
+        &["--virtual-rack", "arm64", "--memory", "640"],
+    );
     stage.ready();
     let record = stage.report_of(&spec, LIMIT);
     assert_true(&record, &spec);

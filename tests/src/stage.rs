@@ -29,6 +29,12 @@ pub struct Stage {
 impl Stage {
     /// Starts it with these arguments; inside `network` where one is given, else in this host's own.
     pub fn start(network: Option<&Network>, args: &[&str]) -> Self {
+        let bundle = crate::ways::bundle().expect("no bundle: run `make bundle` first, or name one with STOKER_BUNDLE");
+        Self::start_from(&bundle, network, args)
+    }
+
+    /// The same with a bundle of its own.
+    pub fn start_from(bundle: &Path, network: Option<&Network>, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let stoker = program("stoker");
@@ -36,7 +42,6 @@ impl Stage {
             Some(network) => network.command(&stoker, "TERM"),
             None => process::dies_with_us(&stoker, "TERM"),
         };
-        let bundle = crate::ways::bundle().expect("no bundle: run `make bundle` first, or name one with STOKER_BUNDLE");
         command.arg("up").arg("--state").arg(&state).arg("--bundle").arg(bundle).args(args);
         let up = Process::spawn("stoker up", command, &dir.path().join("up.log")).unwrap();
         Self { state, up, _dir: dir }
