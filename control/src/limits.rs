@@ -149,8 +149,11 @@ pub const BMC_SETUP_PAUSE: Duration = Duration::from_secs(10);
 pub const RECONCILE_ROUNDS: u32 = 16;
 /// A failed reconciliation is repeated after this time.
 pub const RECONCILE_PAUSE: Duration = Duration::from_secs(2);
-/// Wipe confirmations within a minute, of all machines: beyond it an operator has probably erred (W12).
+/// Wipe confirmations within a minute, of all machines, where the configuration does not say otherwise: beyond
+/// it an operator has probably erred (W12).
 pub const WIPES_PER_MINUTE: usize = 64;
+/// How often it is written onto a Server that somebody was refused its configuration.
+pub const REFUSAL_REST: Duration = Duration::from_secs(60);
 /// A free machine that should be off by its own hand is switched off by its BMC after this time.
 pub const POWER_OFF_TIME: Duration = Duration::from_secs(60);
 

@@ -174,7 +174,8 @@ impl Control {
             signer,
         )
         .with_bmc_setup(settings.agent.auto_bmc_setup)
-        .with_observer(observer.clone());
+        .with_observer(observer.clone())
+        .with_wipes_per_minute(settings.agent.wipes_per_minute);
         if settings.config_access == ConfigAccess::Open {
             tracing::warn!(
                 "config_access is open: whoever knows a machine's UUID can fetch its configuration with all secrets in it"

@@ -88,11 +88,51 @@ impl MachineId {
         Self([w[3], w[2], w[1], w[0], w[5], w[4], w[7], w[6], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15]])
     }
 
-    /// All zero or all ones: firmware's way to say "not set". Such a UUID
-    /// identifies nothing.
+    /// All zero or all ones: firmware's way to say "not set"; or a sample that board makers leave in
+    /// ([`SAMPLES`]). Such a UUID identifies nothing.
     pub fn is_placeholder(self) -> bool {
-        self.0 == [0; 16] || self.0 == [0xff; 16]
+        self.0 == [0; 16] || self.0 == [0xff; 16] || SAMPLES.iter().any(|s| *s == self || s.swapped() == self)
     }
+
+    /// The same UUID with its first three fields in the other byte order: what firmware before SMBIOS
+    /// 2.6 and programs after it make of one another's (DSP0134 section 7.2.1).
+    #[must_use]
+    pub const fn swapped(self) -> Self {
+        Self::from_smbios_wire(self.0)
+    }
+}
+
+/// UUIDs out of board makers' reference firmware, found on thousands of machines.
+pub const SAMPLES: [MachineId; 2] = [
+    // AMI's reference BIOS: 03000200-0400-0500-0006-000700080009.
+    MachineId([3, 0, 2, 0, 4, 0, 5, 0, 0, 6, 0, 7, 0, 8, 0, 9]),
+    // 12345678-1234-5678-90ab-cddeefaabbcc.
+    MachineId([0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x90, 0xab, 0xcd, 0xde, 0xef, 0xaa, 0xbb, 0xcc]),
+];
+
+/// Whether a serial number says something: firmware that has none writes words in its place.
+pub fn is_serial(text: &str) -> bool {
+    /// As they are found, in lower case without spaces and punctuation.
+    const WORDS: [&str; 13] = [
+        "tobefilledbyoem",
+        "defaultstring",
+        "systemserialnumber",
+        "serialnumber",
+        "chassisserialnumber",
+        "notspecified",
+        "notapplicable",
+        "notavailable",
+        "none",
+        "unknown",
+        "empty",
+        "invalid",
+        "oem",
+    ];
+    let mut bare = String::new();
+    bare.extend(text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(64));
+    let first = bare.chars().next();
+    let ascending = "0123456789".starts_with(bare.as_str()) || "123456789".starts_with(bare.as_str());
+    bare.len() > 3 && !WORDS.contains(&bare.as_str()) && !bare.chars().all(|c| Some(c) == first) && !ascending
 }
 
 impl fmt::Display for MachineId {
@@ -228,6 +268,36 @@ mod tests {
             ["", "52:54:00:12:ab", "52:54-00:12:ab:cd", "52:54:00:12:ab:cg", "5254.0012.abcd", "é2:54:00:12:ab:c"]
         {
             assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn f33_samples_and_words_in_place_of_a_serial_number_identify_nothing() {
+        for text in [
+            "03000200-0400-0500-0006-000700080009",
+            "00020003-0004-0005-0006-000700080009",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        ] {
+            assert!(text.parse::<MachineId>().unwrap().is_placeholder(), "{text}");
+        }
+        let id: MachineId = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
+        assert_eq!(id.swapped().to_string(), "33221100-5544-7766-8899-aabbccddeeff");
+        assert_eq!(id.swapped().swapped(), id);
+        for bad in [
+            "",
+            "n/a",
+            "To be filled by O.E.M.",
+            "Default string",
+            "0000000000",
+            "123456789",
+            "0123456789",
+            "None",
+            "...",
+        ] {
+            assert!(!is_serial(bad), "{bad}");
+        }
+        for good in ["CZ3106F2X8", "S123456X7C04321", "VMware-56 4d 8b", "1234ABCD"] {
+            assert!(is_serial(good), "{good}");
         }
     }
 

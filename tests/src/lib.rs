@@ -1,6 +1,8 @@
 //! What several proofs share.
 
 pub mod guest;
+pub mod node;
 pub mod os;
+pub mod site;
 pub mod stage;
 pub mod ways;

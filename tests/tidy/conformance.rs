@@ -11,6 +11,8 @@ const LISTS: &[(char, &str, u32)] = &[
     ('T', "docs/conformance/tftp.md", 69),
     ('D', "docs/conformance/dhcp.md", 46),
     ('H', "docs/conformance/http.md", 43),
+    ('W', "docs/conformance/wipe.md", 14),
+    ('M', "docs/conformance/metadata.md", 17),
 ];
 
 #[test]
@@ -103,7 +105,7 @@ fn all_functions() -> BTreeSet<String> {
 /// `t24_duplicate_ack...`: a letter of a list, digits, words.
 fn is_test_name(word: &str) -> bool {
     let Some((id, rest)) = word.split_once('_') else { return false };
-    let number = id.strip_prefix(['t', 'd', 'h']).unwrap_or_default();
+    let number = id.strip_prefix(['t', 'd', 'h', 'w', 'm']).unwrap_or_default();
     !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && rest.len() > 3
 }
 

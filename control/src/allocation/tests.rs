@@ -21,10 +21,8 @@ fn uuid(n: u32) -> String {
     format!("6f0c4e2a-0b1d-4c5e-8f90-{n:012x}")
 }
 
-async fn objects() -> (tempfile::TempDir, Embedded) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(&folder.path().join("store.redb")).unwrap());
-    (folder, Embedded::open(store).await.unwrap())
+async fn objects() -> Embedded {
+    Embedded::open(Arc::new(Store::in_memory().unwrap())).await.unwrap()
 }
 
 async fn put_server(objects: &impl Objects, n: u32, change: impl Fn(&mut Server)) {
@@ -71,7 +69,7 @@ async fn bindings(objects: &impl Objects) -> Vec<ServerBinding> {
 
 #[tokio::test]
 async fn an_allocation_is_a_binding_with_its_configuration_and_asked_again_the_same() {
-    let (_folder, objects) = objects().await;
+    let objects = objects().await;
     put_server(&objects, 1, |_| ()).await;
     let (allocation, _stop) = running(objects.clone()).await;
     until(async || allocation.index().free(ANY, 0, 9).len() == 1).await;
@@ -101,7 +99,7 @@ async fn an_allocation_is_a_binding_with_its_configuration_and_asked_again_the_s
 
 #[tokio::test]
 async fn what_cannot_be_allocated_says_why_and_changes_nothing() {
-    let (_folder, objects) = objects().await;
+    let objects = objects().await;
     put_server(&objects, 1, |s| s.spec.cordoned = true).await;
     put_server(&objects, 2, |s| s.status.phase = Some(Phase::Wiping)).await;
     put_server(&objects, 3, |_| ()).await;
@@ -145,15 +143,15 @@ async fn what_cannot_be_allocated_says_why_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_crowd_gets_each_machine_once() {
-    let (_folder, objects) = objects().await;
-    for n in 1..=12 {
+    let objects = objects().await;
+    for n in 1..=10 {
         put_server(&objects, n, |_| ()).await;
     }
     // Two processes, each with an index of its own.
     let (one, _stop) = running(objects.clone()).await;
     let (two, _stop) = running(objects.clone()).await;
-    until(async || one.index().free(ANY, 0, 99).len() == 12 && two.index().free(ANY, 0, 99).len() == 12).await;
-    let crowd = (0..20).map(|n| {
+    until(async || one.index().free(ANY, 0, 99).len() == 10 && two.index().free(ANY, 0, 99).len() == 10).await;
+    let crowd = (0..50).map(|n| {
         let allocation = if n % 2 == 0 { one.clone() } else { two.clone() };
         tokio::spawn(async move { allocation.allocate(ask(&format!("m{n}"))).await })
     });
@@ -166,14 +164,65 @@ async fn a_crowd_gets_each_machine_once() {
             Err(e) => panic!("{e}"),
         }
     }
-    assert_eq!((got.len(), none), (12, 8));
-    assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 12);
-    assert_eq!(bindings(&objects).await.len(), 12);
+    assert_eq!((got.len(), none), (10, 40));
+    assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 10);
+    assert_eq!(bindings(&objects).await.len(), 10);
+    let claimed = |o: &Object| o.metadata.annotations.contains_key(marks::CLAIMED_BY);
+    assert!(!objects.list(Kind::Server).await.unwrap().objects.iter().any(claimed), "no claim is left");
+}
+
+#[tokio::test]
+async fn a_change_of_one_of_many_servers_is_compared_with_the_classes_once_and_writes_only_what_changes() {
+    const SERVERS: u32 = 300;
+    const CLASSES: u64 = 10;
+    let objects = objects().await;
+    for n in 1..=SERVERS {
+        put_server(&objects, n, |s| drop(s.metadata.labels.insert("rack".into(), (n % 9).to_string()))).await;
+    }
+    // Nine classes of a rack each, by label expression, beside the one of all.
+    for rack in 0..9 {
+        let expression = serde_json::json!({"key": "rack", "operator": "In", "values": [rack.to_string()]});
+        let spec = serde_json::json!({"selector": {"matchExpressions": [expression]}});
+        put_class(&objects, &format!("rack{rack}"), serde_json::from_value(spec).unwrap()).await;
+    }
+    let (allocation, _stop) = running(objects.clone()).await;
+    let class = async |name: &str| {
+        let object = objects.get(Kind::ServerClass, "", name).await.unwrap();
+        ServerClass::from_object(&object).unwrap()
+    };
+    until(async || class(ANY).await.status.servers_available.len() == SERVERS as usize).await;
+    until(async || {
+        let mut all = 0;
+        for rack in 0..9 {
+            all += class(&format!("rack{rack}")).await.status.servers_available.len();
+        }
+        all == SERVERS as usize
+    })
+    .await;
+    let quiet = objects.list(Kind::Server).await.unwrap().revision;
+    let before = allocation.compared();
+
+    // A change that moves it out of what is free: its two classes are written, no other.
+    let mut server = objects.get(Kind::Server, "", &uuid(4)).await.unwrap();
+    server.spec["cordoned"] = true.into();
+    objects.replace(server).await.unwrap();
+    until(async || class("rack4").await.status.servers_available.len() == 32).await;
+    until(async || class(ANY).await.status.servers_available.len() == SERVERS as usize - 1).await;
+    assert_eq!(allocation.compared() - before, CLASSES, "one Server with each class");
+    assert_eq!(objects.list(Kind::Server).await.unwrap().revision - quiet, 3, "the Server and two statuses");
+
+    // A change that moves nothing writes nothing.
+    let mut server = objects.get(Kind::Server, "", &uuid(5)).await.unwrap();
+    server.metadata.labels.insert("owner".into(), "me".into());
+    objects.replace(server).await.unwrap();
+    until(async || allocation.compared() - before == 2 * CLASSES).await;
+    tokio::time::sleep(2 * limits::CLASS_STATUS_PAUSE).await;
+    assert_eq!(objects.list(Kind::Server).await.unwrap().revision - quiet, 4);
 }
 
 #[tokio::test]
 async fn a_release_marks_the_binding_and_leaves_the_wipe_to_the_reconciler() {
-    let (_folder, objects) = objects().await;
+    let objects = objects().await;
     put_server(&objects, 1, |_| ()).await;
     let (allocation, _stop) = running(objects.clone()).await;
     until(async || allocation.index().free(ANY, 0, 9).len() == 1).await;
@@ -197,7 +246,7 @@ async fn a_release_marks_the_binding_and_leaves_the_wipe_to_the_reconciler() {
 
 #[tokio::test]
 async fn a_machine_of_a_cluster_is_not_released_behind_its_back() {
-    let (_folder, objects) = objects().await;
+    let objects = objects().await;
     let mut binding = ServerBinding {
         metadata: Meta { name: uuid(1), ..Meta::default() },
         spec: Default::default(),
@@ -260,7 +309,7 @@ async fn a_death_at_any_write_leaves_one_machine_for_one_name() {
     let mut deaths = 0;
     for writes in 0.. {
         assert!(writes < 20, "an allocation has an end");
-        let (_folder, objects) = objects().await;
+        let objects = objects().await;
         put_server(&objects, 1, |_| ()).await;
         put_server(&objects, 2, |_| ()).await;
         let dying = Dying { store: objects.clone(), left: Arc::new(AtomicUsize::new(writes)) };

@@ -126,6 +126,13 @@ pub(super) async fn act(
     for _ in 0..TRIES {
         let object = op.objects.get(Kind::Server, "", &name).await.map_err(|e| refused(&e))?;
         let mut server = Server::from_object(&object).map_err(|e| refused(&Error::Invalid(vec![e])))?;
+        let conflict = |c: &&crate::resource::Condition| c.r#type == marks::IDENTITY_CONFLICT && c.status == "True";
+        if verb == "accept"
+            && let Some(c) = server.status.conditions.iter().find(conflict)
+        {
+            let what = format!("{name} is not accepted: {}", c.message);
+            return Err(no(StatusCode::CONFLICT, what, "tell the two machines apart first"));
+        }
         let spec = &mut server.spec;
         let notes = &mut server.metadata.annotations;
         match (verb.as_str(), query.get("as").map(String::as_str)) {

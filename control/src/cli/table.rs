@@ -51,7 +51,7 @@ impl Screen {
         let shown = &lines[..lines.len().min(height.saturating_sub(1))];
         let mut out = self.up();
         for line in shown {
-            out.extend(line.chars().take(width));
+            out.extend(harmless(line).chars().take(width));
             // Erase to the end of the line, then go on.
             out.push_str("\x1b[K\n");
         }
@@ -62,7 +62,7 @@ impl Screen {
 
     /// Prints lines that stay, above the block.
     pub fn say(&mut self, line: &str) {
-        let out = format!("{}\x1b[J{line}\n", self.up());
+        let out = format!("{}\x1b[J{}\n", self.up(), harmless(line));
         self.drawn = 0;
         print(&out);
     }
@@ -72,9 +72,22 @@ impl Screen {
     }
 }
 
-/// Prints one line.
+/// Prints one line. What machines and others have said in it does not command the terminal.
 pub fn line(text: &str) {
-    print(&format!("{text}\n"));
+    print(&format!("{}\n", harmless(text)));
+}
+
+/// Control characters as they would be written in a program; line ends stay.
+fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Prints an answer of the API as it is.
@@ -102,6 +115,12 @@ static READER_GONE: AtomicBool = AtomicBool::new(false);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_have_said_does_not_command_the_terminal() {
+        assert_eq!(harmless("disk \u{1b}[2Jsda\u{7}\r"), "disk \\u{1b}[2Jsda\\u{7}\\r");
+        assert_eq!(harmless("a\tb\nc é"), "a\tb\nc é");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

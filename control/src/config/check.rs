@@ -390,8 +390,11 @@ fn agent(top: &mut Section<'_>) -> AgentSettings {
     let extra_args = args(&mut s, "extra_args");
     let poll_seconds = s.number("poll_seconds", 1..=300).and_then(|n| u32::try_from(n).ok()).unwrap_or(5);
     let auto_bmc_setup = s.flag("auto_bmc_setup").unwrap_or(true);
+    let most = u64::try_from(crate::limits::MACHINES).unwrap_or(u64::MAX);
+    let wipes = s.number("wipes_per_minute", 1..=most).and_then(|n| usize::try_from(n).ok());
+    let wipes_per_minute = wipes.unwrap_or(crate::limits::WIPES_PER_MINUTE);
     s.finish();
-    AgentSettings { extra_args, poll_seconds, auto_bmc_setup }
+    AgentSettings { extra_args, poll_seconds, auto_bmc_setup, wipes_per_minute }
 }
 
 fn is_name(name: &str) -> bool {

@@ -190,6 +190,8 @@ pub struct AgentSettings {
     pub poll_seconds: u32,
     /// Whether it gives the BMC of an accepted machine a user, where nobody has declared that BMC.
     pub auto_bmc_setup: bool,
+    /// Machines that may begin to erase their disks within a minute (W12).
+    pub wipes_per_minute: usize,
 }
 
 /// Flags that override the file.

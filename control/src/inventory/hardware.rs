@@ -33,7 +33,7 @@ pub fn hardware(facts: &Facts) -> Hardware {
             modules: facts.memory.modules.iter().map(module).collect(),
         }),
         storage: Some(Storage {
-            total_size: size_text(facts.storage.iter().map(|d| d.size).sum(), true),
+            total_size: size_text(facts.storage.iter().fold(0, |sum, d| sum.saturating_add(d.size)), true),
             device_count: count(facts.storage.len()),
             devices: facts.storage.iter().map(disk).collect(),
         }),

@@ -11,6 +11,7 @@ mod hardware;
 pub use hardware::hardware;
 
 use crate::api::types::MachineRecord;
+use crate::metadata::words::clean;
 use crate::objects::{Error, Objects};
 use crate::resource::{Identity, Kind, Meta, Server, ServerSpec, ServerStatus, Typed};
 use crate::store::machines::Machines;
@@ -22,6 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tries to write a Server that others write to as well.
 const TRIES: usize = 8;
+
+/// Network cards of a machine that it is known by.
+const CARDS: usize = 16;
 
 /// Servers by what machines say of themselves.
 pub struct Inventory<O: Objects> {
@@ -58,26 +62,54 @@ impl<O: Objects> Inventory<O> {
         Ok(Arc::new(Self { objects, machines, known: Mutex::new(known) }))
     }
 
-    /// Takes note of a Server as it is declared now; `None`: it is gone.
-    pub fn declared(&self, name: &str, identity: Option<Identity>) {
+    /// Takes note of a Server as it is declared now; `None`: it is gone. Returns whether that is news.
+    pub fn declared(&self, name: &str, identity: Option<Identity>) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match identity {
-            Some(identity) => drop(known.insert(name.to_owned(), identity)),
-            None => drop(known.remove(name)),
+            Some(identity) => known.insert(name.to_owned(), identity.clone()) != Some(identity),
+            None => known.remove(name).is_some(),
         }
+    }
+
+    /// Why a Server's machine is not the only one that claims to be it; nothing where it is (F33).
+    /// A rival that another Server's `spec.identity` names is none.
+    pub fn conflict(&self, name: &str) -> Option<String> {
+        let uuid: MachineId = name.parse().ok()?;
+        let rivals = self.machines.rivals(uuid);
+        let rival = rivals.into_iter().find(|r| self.name_of(r).is_none())?;
+        let (card, serial) = (rival.mac.map(|m| m.to_string()), rival.hello.facts.system.serial_number);
+        let card = card.unwrap_or_else(|| rival.id.clone());
+        let serial = if serial.is_empty() { String::new() } else { format!(" (serial number {})", clean(&serial)) };
+        Some(format!(
+            "the machine with network card {card}{serial} claims this UUID too; declare a Server of another UUID for it with spec.identity.macs: [{card}], or give its firmware a UUID of its own"
+        ))
+    }
+
+    /// UUIDs that more than one machine claims.
+    pub fn contested(&self) -> Vec<String> {
+        let warned = |r: &MachineRecord| !r.warnings.is_empty() && r.uuid.is_some_and(|u| u.to_string() == r.id);
+        self.machines.list().into_iter().filter(warned).map(|r| r.id).collect()
     }
 
     /// Which Server a machine is, by what it says and what is known.
     pub fn who(&self, uuid: Option<MachineId>, mac: Option<Mac>, serial: Option<&str>) -> Who {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.iter().find(|(_, identity)| is(identity, mac, serial));
-        if let Some((name, _)) = found {
-            return Who::Server(name.clone());
+        let mut found = known.iter().filter(|(_, identity)| is(identity, mac, serial));
+        if let Some((name, _)) = found.next() {
+            // Cards of two machines in one: which of them it is, nobody can tell.
+            let sure = found.next().is_none();
+            return if sure { Who::Server(name.clone()) } else { Who::Conflict(name.clone()) };
         }
         drop(known);
         let Some(uuid) = uuid.filter(|u| !u.is_placeholder()) else { return Who::Unknown };
         let name = uuid.to_string();
-        match (self.machines.get(&name), mac) {
+        let record = self.machines.get(&name);
+        if record.is_none()
+            && let Some(record) = self.machines.swapped(uuid, mac)
+        {
+            return Who::Server(record.id);
+        }
+        match (record, mac) {
             // A card that this machine never reported: a new card, or another machine with the same UUID.
             (Some(record), Some(mac)) if has_cards(&record) && !macs(&record.hello.facts, &record).contains(&mac) => {
                 Who::Conflict(name)
@@ -141,15 +173,18 @@ impl<O: Objects> Inventory<O> {
         let mut found =
             known.iter().filter(|(_, i)| own.iter().any(|m| is(i, Some(*m), serial)) || is(i, None, serial));
         if let Some((name, _)) = found.next() {
-            return Some((name.clone(), None));
+            return found.next().is_none().then(|| (name.clone(), None));
         }
         drop(known);
         match record.uuid {
             // Kept under its UUID: it is that machine. Kept under its card: another one has the UUID.
             Some(uuid) => (record.id == uuid.to_string()).then(|| (record.id.clone(), None)),
             None => {
-                let identity = Identity { serial_number: String::new(), macs: vec![own.first()?.to_string()] };
-                Some((alias(&identity), Some(identity)))
+                // Its name is made of the card that network-boots; it is known by any of its cards. Not by
+                // its serial number: firmware that has no UUID often shares that as well.
+                let first = Identity { serial_number: String::new(), macs: vec![own.first()?.to_string()] };
+                let macs = own.iter().take(CARDS).map(ToString::to_string).collect();
+                Some((alias(&first), Some(Identity { macs, ..first })))
             }
         }
     }

@@ -154,15 +154,10 @@ impl<O: Objects> Lifecycle<O> {
         while confirmed.front().is_some_and(|t| now.saturating_sub(*t) > 60_000) {
             confirmed.pop_front();
         }
-        if confirmed.len() >= limits::WIPES_PER_MINUTE {
-            tracing::warn!(
-                limit = limits::WIPES_PER_MINUTE,
-                "too many machines are to be erased within a minute: the others wait"
-            );
-            return Err(format!(
-                "more than {} machines would be erased within a minute; ask again",
-                limits::WIPES_PER_MINUTE
-            ));
+        let most = self.inner.wipes_per_minute;
+        if confirmed.len() >= most {
+            tracing::warn!(limit = most, "too many machines are to be erased within a minute: the others wait");
+            return Err(format!("more than {most} machines would be erased within a minute; ask again"));
         }
         confirmed.push_back(now);
         Ok(())
@@ -217,6 +212,22 @@ impl<O: Objects> Lifecycle<O> {
                 return;
             }
             seen.config = news;
+        }
+        self.wake(server);
+    }
+
+    /// Somebody has asked for the configuration of a machine who may not have it. Shown on the Server, and
+    /// written there now and then only: whoever asks often must not keep the store busy.
+    pub fn refused(&self, server: &str, why: &str) {
+        let now = self.now();
+        {
+            let mut board = self.board();
+            let Some(refused) = board.known(server).map(|seen| &mut seen.refused) else { return };
+            let rest = u64::try_from(limits::REFUSAL_REST.as_millis()).unwrap_or(u64::MAX);
+            if refused.as_ref().is_some_and(|(at, _)| now < at.saturating_add(rest)) {
+                return;
+            }
+            *refused = Some((now, why.to_owned()));
         }
         self.wake(server);
     }

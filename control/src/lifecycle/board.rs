@@ -34,6 +34,11 @@ impl Board {
         self.entries.entry(server.to_owned()).or_default()
     }
 
+    /// What is seen of a machine that has an entry.
+    pub fn known(&mut self, server: &str) -> Option<&mut Seen> {
+        self.entries.get_mut(server).map(|e| &mut e.seen)
+    }
+
     /// What is seen of a machine.
     pub fn seen(&self, server: &str) -> Seen {
         self.entries.get(server).map(|e| e.seen.clone()).unwrap_or_default()

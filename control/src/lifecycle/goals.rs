@@ -31,6 +31,7 @@ fn case(phase: Phase) -> Case {
         class: Some(ServerClass { metadata: meta("c"), spec: Default::default(), status: Default::default() }),
         install: Install::Kernel { environment: "talos".into(), reports: true },
         facts: None,
+        conflict: None,
         paused: false,
         set_up_bmc: false,
         server,

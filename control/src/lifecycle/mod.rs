@@ -73,8 +73,9 @@ struct Inner<O: Objects> {
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
     /// BMCs that nobody has declared are set up by agents.
     set_up_bmcs: bool,
-    /// When wipes were confirmed, within the last minute.
+    /// When wipes were confirmed, within the last minute, and how many may be.
     confirmed: Mutex<VecDeque<u64>>,
+    wipes_per_minute: usize,
 }
 
 /// Servers to look at: now, and later.
@@ -109,6 +110,7 @@ impl<O: Objects> Lifecycle<O> {
             clock: Box::new(now_ms),
             set_up_bmcs: true,
             confirmed: Mutex::default(),
+            wipes_per_minute: limits::WIPES_PER_MINUTE,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -118,6 +120,15 @@ impl<O: Objects> Lifecycle<O> {
     pub fn with_observer(mut self, observer: Observer) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
             inner.observer = Some(observer);
+        }
+        self
+    }
+
+    /// The same with another limit of wipes (W12).
+    #[must_use]
+    pub fn with_wipes_per_minute(mut self, most: usize) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.wipes_per_minute = most;
         }
         self
     }
@@ -202,7 +213,10 @@ impl<O: Objects> Lifecycle<O> {
         let wake = |object: &crate::resource::Object, gone: bool| match object.kind {
             Kind::Server => {
                 let identity = Server::from_object(object).ok().and_then(|s| s.spec.identity);
-                self.inner.inventory.declared(&object.metadata.name, identity.filter(|_| !gone));
+                if self.inner.inventory.declared(&object.metadata.name, identity.filter(|_| !gone)) {
+                    // Whoever was taken for another may be told apart now.
+                    self.inner.inventory.contested().iter().for_each(|name| self.wake(name));
+                }
                 self.wake(&object.metadata.name);
             }
             Kind::ServerBinding => self.wake(&object.metadata.name),

@@ -24,6 +24,8 @@ pub struct Whole {
     pub facts: Option<Facts>,
     pub paused: bool,
     pub set_up_bmc: bool,
+    /// Why another machine claims to be this one, if one does.
+    pub conflict: Option<String>,
 }
 
 impl Whole {
@@ -46,6 +48,7 @@ impl Whole {
             managed: spec.bmc.as_ref().is_some_and(Bmc::is_used) || spec.management_api.is_some(),
             paused: self.paused,
             set_up_bmc: self.set_up_bmc,
+            conflict: self.conflict.as_deref(),
         }
     }
 }
@@ -244,6 +247,7 @@ impl<O: Objects> Lifecycle<O> {
         let facts = known.or_else(|| self.inner.machines.of_server(&server).map(|r| r.hello.facts));
         let mut whole = Whole {
             object: object.clone(),
+            conflict: self.inner.inventory.conflict(&server.metadata.name),
             paused: paused(&server.metadata) || binding.as_ref().is_some_and(|b| paused(&b.metadata)),
             server,
             binding,

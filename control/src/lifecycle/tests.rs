@@ -13,8 +13,9 @@ use crate::store::Store;
 use futures_util::future::BoxFuture;
 use protocol::id::Mac;
 use protocol::report::{
-    Disk, DiskResult, DiskState, Facts, Hello, Interface, Level, OrderKind, Progress, Status, System,
+    Disk, DiskResult, DiskState, Facts, Hello, ImageOrder, Interface, Level, OrderKind, Progress, Status, System,
 };
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(super) const UUID: &str = "6f0c4e2a-0b1d-4c5e-8f90-123456789abc";
@@ -60,6 +61,8 @@ struct World {
     writes_left: Arc<AtomicUsize>,
     /// Control dies before (false) or after (true) the fatal act is done.
     after: bool,
+    /// Installed by an image that the agent writes; else by an installer.
+    image: bool,
 }
 
 impl World {
@@ -82,6 +85,10 @@ impl Hands for World {
                 let now = self.now();
                 let mut m = self.machine();
                 m.acts.push((kind, now));
+                if kind != EffectKind::PowerOff {
+                    // Its self-test.
+                    self.clock.fetch_add(2000, Ordering::SeqCst);
+                }
                 match kind {
                     EffectKind::PowerOff => (m.on, m.runs) = (false, Runs::Firmware),
                     EffectKind::NetworkBoot => (m.on, m.network, m.runs) = (true, true, Runs::Firmware),
@@ -158,8 +165,28 @@ impl Installs for Kernel {
     }
 }
 
+/// What machines are installed from.
+struct From {
+    image: bool,
+}
+
+impl Installs for From {
+    fn install(&self, wanted: &Wanted<'_>) -> Install {
+        let environment = wanted.name.to_owned();
+        let (true, Some(facts)) = (self.image, wanted.facts) else {
+            return Install::Kernel { environment, reports: true };
+        };
+        let order = ImageOrder {
+            target: crate::plan::server::target(facts),
+            disk: crate::plan::server::disk_target(&facts.storage[0]),
+            instance_id: wanted.binding.metadata.uid.clone(),
+            ..ImageOrder::default()
+        };
+        Install::Image { environment, order: Box::new(order) }
+    }
+}
+
 struct Story {
-    _folder: tempfile::TempDir,
     store: Embedded,
     raw: Arc<Store>,
     world: World,
@@ -181,9 +208,8 @@ pub(super) fn facts() -> Facts {
 }
 
 impl Story {
-    async fn begin(managed: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let raw = Arc::new(Store::open(&folder.path().join("s.redb")).unwrap());
+    async fn begin(managed: bool, image: bool) -> Self {
+        let raw = Arc::new(Store::in_memory().unwrap());
         let store = Embedded::open(raw.clone()).await.unwrap();
         let machine = Machine {
             on: true,
@@ -201,6 +227,7 @@ impl Story {
             acts_left: Arc::new(AtomicUsize::new(usize::MAX)),
             writes_left: Arc::new(AtomicUsize::new(usize::MAX)),
             after: false,
+            image,
         };
         let bmc = Bmc { endpoint: "10.0.0.9".into(), ..Bmc::default() };
         let server = Server {
@@ -211,7 +238,7 @@ impl Story {
         store.create(server.to_object()).await.unwrap();
         let spent = Arc::new(AtomicUsize::new(0));
         let life = Self::control(&store, &raw, &world, &spent).await;
-        Self { _folder: folder, store, raw, world, life, spent, managed, deaths: 0 }
+        Self { store, raw, world, life, spent, managed, deaths: 0 }
     }
 
     /// A control process, new to everything that is not on disk.
@@ -221,8 +248,15 @@ impl Story {
         let inventory = Inventory::open(objects.clone(), machines.clone()).await.unwrap();
         let clock = world.clock.clone();
         let hands: Arc<dyn Hands> = Arc::new(world.clone());
-        Lifecycle::new(objects, machines, inventory, hands, Box::new(Kernel), Signer::fresh().unwrap())
-            .with_clock(move || clock.load(Ordering::SeqCst))
+        Lifecycle::new(
+            objects,
+            machines,
+            inventory,
+            hands,
+            Box::new(From { image: world.image }),
+            Signer::fresh().unwrap(),
+        )
+        .with_clock(move || clock.load(Ordering::SeqCst))
     }
 
     async fn server(&self) -> Server {
@@ -391,6 +425,18 @@ impl Story {
                     m.runs = Runs::Agent { boot, done: Some(order.id) };
                 }
             }
+            OrderKind::WriteImage(image) => {
+                self.life.status(UUID, &status, true);
+                if done != Some(order.id) && self.life.confirm(UUID, &status, true).await.go {
+                    let bound = self.store.get(Kind::ServerBinding, "", UUID).await.map(|b| b.metadata.uid);
+                    let mut m = self.world.machine();
+                    if bound.ok().as_ref() != Some(&image.instance_id) {
+                        m.errors.push("written over in the name of nobody".into());
+                    }
+                    m.disk = OnDisk::System(image.instance_id.clone());
+                    m.runs = Runs::Agent { boot, done: Some(order.id) };
+                }
+            }
             OrderKind::PowerOff => {
                 let mut m = self.world.machine();
                 (m.on, m.runs) = (false, Runs::Firmware);
@@ -443,7 +489,8 @@ impl Story {
         self.store.delete(Kind::ServerBinding, "", UUID, Preconditions::default()).await.unwrap();
         if !managed {
             self.until("it is told to leave", async |s| s.phase().await == Phase::Releasing).await;
-            // By hand.
+            // By hand, some time later.
+            self.world.clock.fetch_add(2000, Ordering::SeqCst);
             let mut m = self.world.machine();
             (m.runs, m.network) = (Runs::Firmware, true);
         }
@@ -469,56 +516,113 @@ impl Story {
     }
 }
 
+/// With a BMC and without, by an installer and by an image.
+const WAYS: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
+
 #[tokio::test]
 async fn a_machine_with_a_bmc_lives_through_it_all() {
-    let mut story = Story::begin(true).await;
-    story.whole_life().await;
-    let acts: Vec<_> = story.world.machine().acts.iter().map(|(k, _)| *k).collect();
-    use EffectKind::NetworkBoot;
-    assert_eq!(acts, [NetworkBoot, NetworkBoot], "into its installer, and out of its cluster: no more");
-    assert_eq!(story.world.machine().wipes.len(), 2, "one for each order");
+    for image in [false, true] {
+        let mut story = Story::begin(true, image).await;
+        story.whole_life().await;
+        let acts: Vec<_> = story.world.machine().acts.iter().map(|(k, _)| *k).collect();
+        use EffectKind::NetworkBoot;
+        assert_eq!(acts, [NetworkBoot, NetworkBoot], "into its installer, and out of its cluster: no more");
+        assert_eq!(story.world.machine().wipes.len(), 2, "one for each order");
+    }
 }
 
 #[tokio::test]
 async fn a_machine_without_a_bmc_lives_through_it_all() {
-    let mut story = Story::begin(false).await;
-    story.whole_life().await;
-    assert!(story.world.machine().acts.is_empty());
+    for image in [false, true] {
+        let mut story = Story::begin(false, image).await;
+        story.whole_life().await;
+        assert!(story.world.machine().acts.is_empty());
+    }
 }
 
 #[tokio::test]
 async fn f30_a_death_at_every_write_leads_to_the_same_end() {
-    let mut clean = Story::begin(true).await;
-    clean.whole_life().await;
-    let writes = clean.spent.load(Ordering::SeqCst);
-    assert!(writes >= 12, "{writes} writes");
-    for n in 0..writes {
-        let mut story = Story::begin(true).await;
-        story.world.writes_left.store(n, Ordering::SeqCst);
-        story.whole_life().await;
-        assert!(story.deaths >= 1, "write {n}");
-        story.rests();
-        let (boots, clean_boots) = (story.world.machine().acts.len(), clean.world.machine().acts.len());
-        assert!(boots <= clean_boots + 1, "write {n}: {:?}", story.world.machine().acts);
+    for (managed, image) in WAYS {
+        let mut clean = Story::begin(managed, image).await;
+        clean.whole_life().await;
+        let writes = clean.spent.load(Ordering::SeqCst);
+        assert!(writes >= 12, "{writes} writes");
+        for n in 0..writes {
+            let what = format!("write {n} of {writes}, managed {managed}, image {image}");
+            let mut story = Story::begin(managed, image).await;
+            story.world.writes_left.store(n, Ordering::SeqCst);
+            story.whole_life().await;
+            assert!(story.deaths >= 1, "{what}");
+            story.rests();
+            let (boots, clean_boots) = (story.world.machine().acts.len(), clean.world.machine().acts.len());
+            assert!(boots <= clean_boots + 1, "{what}: {:?}", story.world.machine().acts);
+            let wipes = story.world.machine().wipes.clone();
+            assert_eq!(wipes.iter().collect::<BTreeSet<_>>().len(), 2, "{what}: two orders, {wipes:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn f23_a_death_around_every_effect_does_none_twice() {
-    let mut clean = Story::begin(true).await;
-    clean.whole_life().await;
-    let acts = clean.world.machine().acts.clone();
-    for n in 0..acts.len() {
-        for after in [false, true] {
-            let mut story = Story::begin(true).await;
-            story.world.after = after;
-            story.world.acts_left.store(n, Ordering::SeqCst);
-            story.life = Story::control(&story.store, &story.raw, &story.world, &story.spent).await;
-            story.whole_life().await;
-            assert!(story.deaths >= 1, "effect {n}");
-            story.rests();
-            let done = story.world.machine().acts.clone();
-            assert_eq!(done.len(), acts.len(), "effect {n}, after {after}: {done:?}");
+    for image in [false, true] {
+        let mut clean = Story::begin(true, image).await;
+        clean.whole_life().await;
+        let acts = clean.world.machine().acts.clone();
+        for n in 0..acts.len() {
+            for after in [false, true] {
+                let mut story = Story::begin(true, image).await;
+                story.world.after = after;
+                story.world.acts_left.store(n, Ordering::SeqCst);
+                story.life = Story::control(&story.store, &story.raw, &story.world, &story.spent).await;
+                story.whole_life().await;
+                assert!(story.deaths >= 1, "effect {n}");
+                story.rests();
+                let done = story.world.machine().acts.clone();
+                assert_eq!(done.len(), acts.len(), "effect {n}, after {after}, image {image}: {done:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn f29_r6_a_machine_whose_claim_is_gone_is_left_alone_at_every_step_and_after_every_death() {
+    for writes in [usize::MAX, 0, 1] {
+        for phase in [Phase::Allocated, Phase::Installing, Phase::Running, Phase::Releasing] {
+            let mut story = Story::begin(true, false).await;
+            story.until("it reports", async |s| s.life.board().facts(UUID).is_some()).await;
+            story.change(|s| s.spec.accepted = true).await;
+            story.until("free", async |s| s.phase().await == Phase::Available && !s.world.machine().on).await;
+            story.bind().await;
+            let wanted = if phase == Phase::Releasing { Phase::Running } else { phase };
+            story.until("there", async |s| s.phase().await >= wanted).await;
+            if phase == Phase::Releasing {
+                story.store.delete(Kind::ServerBinding, "", UUID, Preconditions::default()).await.unwrap();
+                story.life.reconcile(UUID).await.unwrap();
+            }
+            // Somebody strips the finalizer (a broken move, a hand).
+            let mut binding = story.store.get(Kind::ServerBinding, "", UUID).await.unwrap();
+            binding.metadata.finalizers.clear();
+            let _ = story.store.replace(binding).await;
+            let _ = story.store.delete(Kind::ServerBinding, "", UUID, Preconditions::default()).await;
+            let (disk, wipes, acts) = {
+                let m = story.world.machine();
+                (m.disk.clone(), m.wipes.clone(), m.acts.len())
+            };
+            story.world.writes_left.store(writes, Ordering::SeqCst);
+            for _ in 0..15 {
+                story.turn().await;
+            }
+            assert_eq!(story.phase().await, Phase::Quarantined, "{phase}, death at write {writes}");
+            {
+                let m = story.world.machine();
+                assert_eq!((&m.wipes, m.acts.len()), (&wipes, acts), "{phase}: nothing is done to it");
+                assert!(m.disk == disk || phase < Phase::Running, "{phase}: {:?}", m.disk);
+            }
+            // A human explains.
+            story.world.writes_left.store(usize::MAX, Ordering::SeqCst);
+            story.change(|s| drop(s.metadata.annotations.insert(marks::LIFT.into(), "wipe".into()))).await;
+            story.until("free again", async |s| s.phase().await == Phase::Available).await;
+            assert_eq!(story.world.machine().disk, OnDisk::Nothing);
         }
     }
 }

@@ -5,8 +5,10 @@ use super::words::clean;
 use super::{Node, config, ip, source, text};
 use crate::http::{self, Peer};
 use crate::inventory::Who;
+use crate::objects::{Error, Objects as _};
 use crate::observe::{Milestone, Observation, now_ms};
 use crate::plan::order::HOLD;
+use crate::resource::{Kind, Server, Typed as _};
 use crate::store::machines::NotKept;
 use axum::body::Body;
 use axum::extract::State;
@@ -42,6 +44,11 @@ pub(super) async fn hello(node: State<Arc<Node>>, peer: Option<Extension<Peer>>,
             summary: summary(&hello.facts),
         },
     });
+    if !verified && is_ours(&node, &hello).await {
+        // Whoever that is: what is known of a machine of ours changes only by its own proven words.
+        let answer = Answer { version: CURRENT, order: HOLD, poll_seconds: node.settings.agent.poll_seconds };
+        return ([(CACHE_CONTROL, "no-store")], Json(answer)).into_response();
+    }
     match node.machines.hello(hello, ip, now_ms()).await {
         Ok(record) => {
             for warning in &record.warnings {
@@ -54,8 +61,11 @@ pub(super) async fn hello(node: State<Arc<Node>>, peer: Option<Extension<Peer>>,
                     return refuse(&node, "hello", ip, (503, "the store is not available".into()));
                 }
             };
-            if let Who::Server(server) = &who {
-                node.lifecycle.hello(server, &record.hello, verified);
+            match &who {
+                Who::Server(server) => node.lifecycle.hello(server, &record.hello, verified),
+                // The one whose name it claims has to say so.
+                Who::Conflict(server) => node.lifecycle.wake(server),
+                Who::Unknown => {}
             }
             answer(&node, &who, verified).await
         }
@@ -119,6 +129,18 @@ pub(super) async fn confirm(node: State<Arc<Node>>, peer: Option<Extension<Peer>
     ([(CACHE_CONTROL, "no-store")], Json(confirmed)).into_response()
 }
 
+/// Whether a hello is in the name of a machine that is accepted. Where that cannot be told, it counts as one.
+async fn is_ours(node: &Node, hello: &Hello) -> bool {
+    let system = &hello.facts.system;
+    let mac = hello.boot_mac.or_else(|| hello.facts.network.iter().find_map(|i| i.mac));
+    let Who::Server(name) = node.inventory.who(system.uuid, mac, Some(&system.serial_number)) else { return false };
+    match node.objects.get(Kind::Server, "", &name).await {
+        Ok(object) => Server::from_object(&object).is_ok_and(|s| s.spec.accepted),
+        Err(Error::NotFound(_)) => false,
+        Err(_) => true,
+    }
+}
+
 /// Which Server speaks: by its last hello, which tells more than a status.
 fn who(node: &Node, status: &Status) -> Who {
     let known = status.boot_mac.and_then(|mac| node.machines.get(&mac.to_string()));
@@ -173,7 +195,7 @@ async fn answer(node: &Node, who: &Who, verified: bool) -> Response {
 
 /// A line for people.
 fn summary(facts: &Facts) -> String {
-    let disks: u64 = facts.storage.iter().map(|d| d.size).sum();
+    let disks: u64 = facts.storage.iter().fold(0, |sum, d| sum.saturating_add(d.size));
     let macs = facts.network.iter().filter(|i| i.mac.is_some()).count();
     let product = match facts.system.product_name.as_str() {
         "" => "machine without a product name",

@@ -77,6 +77,13 @@ pub(super) async fn configdata(
         Err(Refusal::Later(why)) => (StatusCode::SERVICE_UNAVAILABLE, why.clone()),
         Err(Refusal::Broken(why)) => (StatusCode::INTERNAL_SERVER_ERROR, why.clone()),
     };
+    if let (Err(Refusal::Denied(why)), Some(uuid)) = (&done, uuid) {
+        let from = ip.map_or_else(|| "nowhere".to_owned(), |ip| ip.to_string());
+        let neighbour = ip.and_then(source::neighbour);
+        if let Who::Server(server) | Who::Conflict(server) = node.inventory.who(Some(uuid), neighbour, None) {
+            node.lifecycle.refused(&server, &format!("from {from}: {}", clean(why)));
+        }
+    }
     observe(&node, "configdata", uuid, ip, status, Milestone::Config { status: status.as_u16(), why });
     match done {
         Ok(body) => {
@@ -269,15 +276,14 @@ pub(super) async fn fill_in(node: &Node, server: &str, order: Order) -> Order {
         None => {
             let mint = Mint {
                 purpose: Purpose::Install,
-                uuid: image.target.uuid,
+                uuid: server.parse().ok(),
                 mac: None,
                 ip: None,
                 neighbour: None,
                 binding: image.instance_id.clone(),
             };
             let Ok((token, _)) = node.tokens.mint(mint, now_ms()).await else { return crate::plan::order::HOLD };
-            let uuid = image.target.uuid.map(|u| u.to_string()).unwrap_or_default();
-            let url = format!("{}/configdata?uuid={uuid}&token={token}", node.settings.control_url());
+            let url = format!("{}/configdata?uuid={server}&token={token}", node.settings.control_url());
             let mut filled = node.filled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if filled.len() >= crate::limits::MACHINES {
                 filled.pop_first();

@@ -72,7 +72,11 @@ struct Life {
 /// Nothing for a machine that is not ours: then the configuration's rules decide.
 async fn life(node: &Node, request: Request, serial: Option<&str>) -> Result<Option<Life>, crate::objects::Error> {
     let (server, known_card) = match node.inventory.who(request.uuid, request.mac, serial) {
-        Who::Server(server) => (server, true),
+        // Without its card it might be either of two that share a UUID.
+        Who::Server(server) => {
+            let known = request.mac.is_some() || node.inventory.conflict(&server).is_none();
+            (server, known)
+        }
         Who::Conflict(server) => (server, false),
         Who::Unknown => return Ok(None),
     };
@@ -208,7 +212,9 @@ async fn attempt(
             })
         }
         (BootPlan::Environment { files, .. }, Some(lifecycle::Goal::Installer { binding, .. })) => {
-            let mint = mint(Purpose::Install, binding.clone());
+            // From here on the machine is called by its Server's name: its own UUID may be nobody's, or another's.
+            let name = life.and_then(|l| l.server.parse().ok()).or(request.uuid);
+            let mint = Mint { uuid: name, ..mint(Purpose::Install, binding.clone()) };
             let args = config::installer_args(node, mint, &files.args, &control_url(node, headers)).await?;
             Ok(Attempt { id: random_id(), token: String::new(), args })
         }

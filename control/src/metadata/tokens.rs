@@ -320,6 +320,7 @@ fn judge(kept: &Kept, ask: Ask<'_>, now_ms: u64) -> Result<(), Denied> {
     }
     if let (Some(given), Some(asks)) = (kept.uuid, ask.uuid)
         && given != asks
+        && given.swapped() != asks
     {
         return Err(Denied::Machine(given));
     }

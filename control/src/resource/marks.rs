@@ -47,6 +47,8 @@ pub const BMC_USER: &str = "stoker";
 pub const BMC_USER_KEY: &str = "user";
 /// See [`BMC_USER_KEY`].
 pub const BMC_PASS_KEY: &str = "pass";
+/// Condition of a Server: somebody has asked for its machine configuration who may not have it.
+pub const CONFIG_REFUSED: &str = "ConfigRefused";
 /// Namespace of the Secrets that stoker makes.
 pub const NAMESPACE: &str = "stoker";
 /// Key of a machine's configuration in its Secret, as Cluster API's bootstrap data have it.

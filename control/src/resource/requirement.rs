@@ -214,14 +214,17 @@ fn numbers(property: Property, hardware: &Hardware) -> Vec<u64> {
         }
         Property::Memory => {
             // The modules are exact; the text is rounded down to its unit.
-            let modules: u64 = memory.into_iter().flat_map(|m| &m.modules).map(|m| u64::from(m.size) << 20).sum();
+            let sizes = memory.into_iter().flat_map(|m| &m.modules).map(|m| u64::from(m.size) << 20);
+            let modules = sizes.fold(0, u64::saturating_add);
             let text = memory.and_then(|m| bytes_of(&m.total_size, false));
             Some(modules).filter(|b| *b > 0).or(text).into_iter().collect()
         }
         // No disk at all is a fact, once an inventory is there.
         Property::Disks => storage.map(|s| s.devices.len() as u64).into_iter().collect(),
         Property::DiskSize => storage.into_iter().flat_map(|s| &s.devices).map(|d| d.size).collect(),
-        Property::Storage => storage.map(|s| s.devices.iter().map(|d| d.size).sum()).into_iter().collect(),
+        Property::Storage => {
+            storage.map(|s| s.devices.iter().map(|d| d.size).fold(0, u64::saturating_add)).into_iter().collect()
+        }
         Property::Interfaces => count(hardware.network.as_ref().map(|n| {
             let cards = n.interfaces.iter().filter(|i| !i.mac.is_empty()).count();
             u32::try_from(cards).unwrap_or(u32::MAX)

@@ -7,7 +7,7 @@
 use super::{Store, StoreError};
 use crate::api::types::MachineRecord;
 use crate::limits;
-use protocol::id::{Mac, MachineId};
+use protocol::id::{Mac, MachineId, is_serial};
 use protocol::report::{Hello, Status};
 use redb::{ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
@@ -67,13 +67,16 @@ impl Machines {
     /// # Errors
     /// See [`NotKept`].
     pub async fn hello(&self, hello: Hello, ip: Option<IpAddr>, now_ms: u64) -> Result<MachineRecord, NotKept> {
-        let (changed, record) = self.place(hello, ip, now_ms)?;
+        let Placed { changed, gone, record } = self.place(hello, ip, now_ms)?;
         let rows: Vec<(String, Vec<u8>)> =
             changed.iter().filter_map(|r| serde_json::to_vec(r).ok().map(|bytes| (r.id.clone(), bytes))).collect();
-        if !rows.is_empty() {
+        if !rows.is_empty() || gone.is_some() {
             self.store
                 .write(move |txn| {
                     let mut table = txn.open_table(MACHINES)?;
+                    if let Some(id) = &gone {
+                        table.remove(id.as_str())?;
+                    }
                     for (id, bytes) in &rows {
                         table.insert(id.as_str(), bytes.as_slice())?;
                     }
@@ -130,6 +133,24 @@ impl Machines {
             || mac.is_some_and(|m| self.get(&m.to_string()).is_some())
     }
 
+    /// The record of a machine whose firmware tells its UUID in the other byte order, if it has this card.
+    pub fn swapped(&self, uuid: MachineId, mac: Option<Mac>) -> Option<MachineRecord> {
+        let known = self.lock();
+        let record = known.get(&uuid.swapped().to_string())?;
+        mac.is_none_or(|mac| macs(&record.hello).any(|m| m == mac)).then(|| record.clone())
+    }
+
+    /// Machines with this UUID that are not the one which is kept under it (F33).
+    pub fn rivals(&self, uuid: MachineId) -> Vec<MachineRecord> {
+        let known = self.lock();
+        let Some(first) = known.get(&uuid.to_string()) else { return Vec::new() };
+        // Each warns of the other; without a warning there is none, and nothing is looked through.
+        if first.warnings.is_empty() {
+            return Vec::new();
+        }
+        known.values().filter(|r| r.uuid == Some(uuid) && r.id != first.id).cloned().collect()
+    }
+
     /// All of them, by id.
     pub fn list(&self) -> Vec<MachineRecord> {
         self.lock().values().cloned().collect()
@@ -145,13 +166,8 @@ impl Machines {
         self.len() == 0
     }
 
-    /// Puts a hello in its place; returns the records to write, and the machine's.
-    fn place(
-        &self,
-        hello: Hello,
-        ip: Option<IpAddr>,
-        now_ms: u64,
-    ) -> Result<(Vec<MachineRecord>, MachineRecord), NotKept> {
+    /// Puts a hello in its place.
+    fn place(&self, hello: Hello, ip: Option<IpAddr>, now_ms: u64) -> Result<Placed, NotKept> {
         let uuid = hello.facts.system.uuid.filter(|u| !u.is_placeholder());
         let mac = hello.boot_mac.or_else(|| macs(&hello).next());
         let mut known = self.lock();
@@ -181,6 +197,16 @@ impl Machines {
             }
             None => by_mac.ok_or(NotKept::Nameless)?,
         };
+        // It was kept under its card as long as its UUID was not its own; now it has another.
+        let stale = mac.map(|m| m.to_string()).filter(|m| *m != id);
+        let gone = stale.and_then(|m| known.remove(&m));
+        if let Some(contested) = gone.as_ref().and_then(|g| g.uuid).filter(|u| Some(*u) != uuid) {
+            let rivals = known.values().any(|r| r.uuid == Some(contested) && r.id != contested.to_string());
+            if !rivals && let Some(first) = known.get_mut(&contested.to_string()) {
+                first.warnings.clear();
+                changed.push(first.clone());
+            }
+        }
         let old = known.get(&id);
         if old.is_none() && known.len() >= limits::MACHINES {
             return Err(NotKept::Full);
@@ -207,12 +233,22 @@ impl Machines {
         if !repeated {
             changed.push(record.clone());
         }
-        Ok((changed, record))
+        Ok(Placed { changed, gone: gone.map(|g| g.id), record })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, MachineRecord>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a hello has changed.
+struct Placed {
+    /// Records to be written.
+    changed: Vec<MachineRecord>,
+    /// A record that is no machine any more.
+    gone: Option<String>,
+    /// The machine's.
+    record: MachineRecord,
 }
 
 fn macs(hello: &Hello) -> impl Iterator<Item = Mac> {
@@ -225,7 +261,7 @@ fn same_machine(a: &Hello, b: &Hello) -> bool {
     let serial = &a.facts.system.serial_number;
     let shares_card = macs(a).any(|m| macs(b).any(|n| n == m));
     let has_cards = macs(a).next().is_some() && macs(b).next().is_some();
-    shares_card || !has_cards || (serial.len() > 3 && *serial == b.facts.system.serial_number)
+    shares_card || !has_cards || (is_serial(serial) && *serial == b.facts.system.serial_number)
 }
 
 #[cfg(test)]
@@ -281,6 +317,44 @@ mod tests {
         assert!(second.warnings[0].contains("52:54:00:00:00:01"), "{:?}", second.warnings);
         assert!(machines.get(UUID).unwrap().warnings[0].contains("52:54:00:00:00:02"));
         assert_eq!(machines.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn f33_twins_from_one_factory_with_the_same_words_for_a_serial_number_stay_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let machines = open(&dir);
+        let uuid = UUID.parse().unwrap();
+        let twin = |mac, serial: &str| {
+            let mut twin = hello(UUID, mac, "t");
+            twin.facts.system.serial_number = serial.into();
+            twin
+        };
+        machines.hello(twin(1, "Default string"), None, 1).await.unwrap();
+        assert!(machines.rivals(uuid).is_empty());
+        let second = machines.hello(twin(2, "Default string"), None, 2).await.unwrap();
+        assert_eq!(second.id, "52:54:00:00:00:02");
+        assert_eq!(machines.rivals(uuid), [second]);
+        machines.hello(twin(1, "Default string"), None, 2).await.unwrap();
+        assert_eq!(machines.rivals(uuid).len(), 1, "as often as each of them says hello");
+        // Its firmware is given a UUID of its own: nobody contests the first one's any more.
+        let own = Hello { facts: hello("20112233-4455-6677-8899-aabbccddeeff", 2, "o").facts, ..hello(UUID, 2, "o") };
+        machines.hello(own, None, 2).await.unwrap();
+        assert!(machines.rivals(uuid).is_empty() && machines.get(UUID).unwrap().warnings.is_empty());
+        assert_eq!(machines.len(), 2);
+        drop(machines);
+        let machines = open(&dir);
+        assert_eq!(machines.len(), 2, "after a restart too");
+        // A board with another card in it is the same by its real serial number.
+        let other = "10112233-4455-6677-8899-aabbccddeeff";
+        let real = |mac| {
+            let mut real = hello(other, mac, "r");
+            real.facts.system.serial_number = "CZ3106F2X8".into();
+            real
+        };
+        machines.hello(real(3), None, 3).await.unwrap();
+        assert_eq!(machines.hello(real(4), None, 4).await.unwrap().id, other);
+        assert!(machines.rivals(other.parse().unwrap()).is_empty());
+        assert_eq!(machines.swapped("33221110-5544-7766-8899-aabbccddeeff".parse().unwrap(), None).unwrap().id, other);
     }
 
     #[tokio::test]

@@ -94,6 +94,27 @@ impl Store {
             }
             e => fail(e.to_string()),
         })?;
+        Self::start(database, fail)
+    }
+
+    /// The same on any bytes that can be synced: tests take the power away from them.
+    #[cfg(test)]
+    pub fn on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+        let fail = |why: String| StoreError::Open("in memory".into(), why);
+        let database = Database::builder().create_with_backend(backend).map_err(|e| fail(e.to_string()))?;
+        Self::start(database, fail)
+    }
+
+    /// A store that no disk slows down.
+    ///
+    /// # Errors
+    /// Never.
+    #[cfg(test)]
+    pub fn in_memory() -> Result<Self, StoreError> {
+        Self::on(redb::backends::InMemoryBackend::new())
+    }
+
+    fn start(database: Database, fail: impl Fn(String) -> StoreError) -> Result<Self, StoreError> {
         let txn = database.begin_write()?;
         {
             let mut meta = txn.open_table(META)?;
@@ -206,6 +227,9 @@ fn commit(database: &Database, group: &mut [Job]) -> Result<(), (Option<usize>, 
     }
     txn.commit().map_err(|e| (None, e.into()))
 }
+
+#[cfg(test)]
+mod power_loss;
 
 #[cfg(test)]
 mod tests {

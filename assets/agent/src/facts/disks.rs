@@ -63,7 +63,7 @@ fn transport(name: &str, real: &Path, device: &Path) -> &'static str {
     let path = real.to_string_lossy();
     let through = |part: &str| path.contains(part);
     if name.starts_with("nvme") {
-        "nvme"
+        if nvme_is_local(device) { "nvme" } else { "nvme-of" }
     } else if name.starts_with("mmcblk") {
         "mmc"
     } else if name.starts_with("vd") {
@@ -87,10 +87,21 @@ fn transport(name: &str, real: &Path, device: &Path) -> &'static str {
     }
 }
 
+/// Whether an NVMe namespace is behind this machine's own bus. With the kernel's multipath the device is
+/// a subsystem, and the controllers are below it.
+fn nvme_is_local(device: &Path) -> bool {
+    let below = fs::read_dir(device).into_iter().flatten().flatten().map(|entry| entry.path());
+    let controllers = below.filter(|path| {
+        path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("nvme")) && path.join("state").exists()
+    });
+    let mut all = std::iter::once(device.to_path_buf()).chain(controllers);
+    all.all(|controller| text(&controller, "transport").is_none_or(|t| matches!(t.as_str(), "pcie" | "apple-nvme")))
+}
+
 /// The words of Sidero's inventory: SSD, HDD, NVMe, SD or Unknown.
 fn kind(transport: &str, rotational: Option<&str>) -> &'static str {
     match (transport, rotational) {
-        ("nvme", _) => "NVMe",
+        ("nvme" | "nvme-of", _) => "NVMe",
         ("mmc", _) => "SD",
         (_, Some("0")) => "SSD",
         (_, Some("1")) => "HDD",

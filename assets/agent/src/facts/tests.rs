@@ -180,3 +180,22 @@ fn an_empty_machine_is_all_gaps_and_no_panic() {
     assert!(facts.storage.is_empty() && facts.network.is_empty());
     assert_eq!(facts.gaps.len(), 4, "{:?}", facts.gaps);
 }
+
+#[test]
+fn w07_disks_of_a_network_are_told_from_those_on_the_machines_own_bus() {
+    let root = Root::new();
+    let disk = |name: &str, device: &str| {
+        root.files(&format!("sys/block/{name}"), &[("size", "2048"), ("hidden", "0")]);
+        root.link(&format!("sys/block/{name}/device"), device);
+    };
+    root.files("sys/c/nvme0", &[("transport", "pcie"), ("state", "live")]);
+    root.files("sys/c/nvme1", &[("transport", "tcp"), ("state", "live")]);
+    // With the kernel's multipath, the controllers are below a subsystem.
+    root.files("sys/c/subsys2/nvme2", &[("transport", "pcie"), ("state", "live")]);
+    root.files("sys/c/subsys3/nvme3", &[("transport", "rdma"), ("state", "live")]);
+    for (name, device) in [("nvme0n1", "nvme0"), ("nvme1n1", "nvme1"), ("nvme2n1", "subsys2"), ("nvme3n1", "subsys3")] {
+        disk(name, &format!("sys/c/{device}"));
+    }
+    let transports: Vec<_> = root.facts().storage.into_iter().map(|d| d.transport).collect();
+    assert_eq!(transports, ["nvme", "nvme-of", "nvme", "nvme-of"]);
+}

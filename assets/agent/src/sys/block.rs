@@ -1,11 +1,14 @@
 //! Block devices: erased, discarded, read past the cache.
 
-use crate::wipe::erase::Media;
+use super::passthrough::{NvmeQueue, Scsi};
+use crate::wipe::erase::{Media, OwnWay};
+use crate::wipe::{ata, nvme};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 // linux/fs.h; the numbers are the same on x86 and ARM.
 const BLKRRPART: libc::Ioctl = 0x125f as libc::Ioctl;
@@ -15,40 +18,8 @@ const BLKSECDISCARD: libc::Ioctl = 0x127d as libc::Ioctl;
 const BLKZEROOUT: libc::Ioctl = 0x127f as libc::Ioctl;
 /// _IOR(0x12, 114, size_t)
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272_u32 as libc::Ioctl;
-/// _IOWR('N', 0x41, struct nvme_passthru_cmd), linux/nvme_ioctl.h
-const NVME_IOCTL_ADMIN_CMD: libc::Ioctl = 0xc048_4e41_u32 as libc::Ioctl;
-
 /// Zeroes are written in pieces of this size.
 const PIECE: usize = 4 << 20;
-/// A format of a big drive may take so long, milliseconds (NVMe Base 2.0 gives no bound).
-const FORMAT_LIMIT_MS: u32 = 6 * 3600 * 1000;
-
-/// struct nvme_passthru_cmd (linux/nvme_ioctl.h).
-#[repr(C)]
-#[derive(Default)]
-struct NvmeCommand {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    nsid: u32,
-    cdw2: u32,
-    cdw3: u32,
-    metadata: u64,
-    addr: u64,
-    metadata_len: u32,
-    data_len: u32,
-    cdw10: u32,
-    cdw11: u32,
-    cdw12: u32,
-    cdw13: u32,
-    cdw14: u32,
-    cdw15: u32,
-    timeout_ms: u32,
-    result: u32,
-}
-
-const _: () = assert!(size_of::<NvmeCommand>() == 0x48);
-
 /// A disk, held by this process alone.
 pub struct Block {
     file: File,
@@ -128,38 +99,31 @@ impl Media for Block {
         self.range(BLKSECDISCARD, offset, length)
     }
 
-    /// NVMe: Format NVM with "user data erase" (NVM command set, Format NVM, SES = 1), keeping the
-    /// LBA format in use.
-    fn own_erase(&mut self) -> io::Result<&'static str> {
+    /// Only the way that this kind of drive speaks; its name tells which.
+    fn own_erase(&mut self, way: OwnWay, progress: &AtomicU64) -> io::Result<()> {
         let name = self.path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if !name.starts_with("nvme") {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "no erase of its own that stoker speaks"));
+        let is_nvme = name.starts_with("nvme");
+        match way {
+            OwnWay::SecureErase if name.starts_with("sd") => ata::secure_erase(&mut Scsi(&self.file)),
+            OwnWay::NvmeSanitizeBlock if is_nvme => {
+                nvme::sanitize(&mut NvmeQueue(&self.file), nvme::Sanitize::Block, progress)
+            }
+            OwnWay::NvmeSanitizeCrypto if is_nvme => {
+                nvme::sanitize(&mut NvmeQueue(&self.file), nvme::Sanitize::Crypto, progress)
+            }
+            OwnWay::NvmeFormat if is_nvme => {
+                let text = std::fs::read_to_string(format!("/sys/block/{name}/nsid"))?;
+                let nsid = text.trim().parse().map_err(|_| io::Error::other("its namespace has no number"))?;
+                nvme::format(&mut NvmeQueue(&self.file), nsid)
+            }
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is another kind of drive")),
         }
-        let text = |file: &str| std::fs::read_to_string(format!("/sys/block/{name}/{file}"));
-        let nsid: u32 = text("nsid")?.trim().parse().map_err(|_| io::Error::other("its namespace has no number"))?;
-        // Identify Namespace (opcode 6, CNS 0): byte 26 holds the LBA format in use.
-        let mut identity = [0_u8; 4096];
-        let mut command = NvmeCommand {
-            opcode: 0x06,
-            nsid,
-            addr: identity.as_mut_ptr() as u64,
-            data_len: 4096,
-            ..NvmeCommand::default()
-        };
-        // SAFETY: `command` is a whole nvme_passthru_cmd; the kernel writes data_len bytes to addr, which
-        // is `identity`, alive and 4096 bytes long.
-        check(unsafe { libc::ioctl(self.file.as_raw_fd(), NVME_IOCTL_ADMIN_CMD, &raw mut command) })?;
-        let format = u32::from(identity[26] & 0x0f) | (u32::from(identity[26] >> 5 & 3) << 12);
-        let mut command = NvmeCommand {
-            opcode: 0x80,
-            nsid,
-            cdw10: format | 1 << 9,
-            timeout_ms: FORMAT_LIMIT_MS,
-            ..NvmeCommand::default()
-        };
-        // SAFETY: as above; Format NVM transfers no data.
-        check(unsafe { libc::ioctl(self.file.as_raw_fd(), NVME_IOCTL_ADMIN_CMD, &raw mut command) })?;
-        Ok("nvme-format")
+    }
+
+    fn is_erasing(&mut self) -> bool {
+        let is_nvme = self.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("nvme"));
+        // A drive without that log does not sanitize.
+        is_nvme && nvme::state(&mut NvmeQueue(&self.file)).is_ok_and(|s| s != nvme::State::Idle)
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -175,7 +139,7 @@ impl Media for Block {
 }
 
 /// The kernel's return value: negative is errno; positive, of NVMe, is the command's status.
-fn check(returned: libc::c_int) -> io::Result<()> {
+pub(super) fn check(returned: libc::c_int) -> io::Result<()> {
     match returned {
         0 => Ok(()),
         n if n < 0 => Err(io::Error::last_os_error()),

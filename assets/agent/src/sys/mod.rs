@@ -8,6 +8,8 @@ pub mod ipmi;
 #[expect(unsafe_code, reason = "loading a kernel has no safe interface")]
 pub mod kexec;
 pub mod netlink;
+#[expect(unsafe_code, reason = "commands for drives have no safe interface")]
+pub mod passthrough;
 
 use rustix::mount::{MountFlags, mount};
 use rustix::system::RebootCommand;

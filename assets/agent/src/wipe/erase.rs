@@ -3,6 +3,9 @@
 
 use protocol::report::{DiskState, WipeMethod};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 /// Bytes erased in one go: between two of them the order may be withdrawn.
 pub const STEP: u64 = 64 << 20;
@@ -13,6 +16,24 @@ const SAMPLE: usize = 64 << 10;
 /// Both ends that are read back as a whole, and that [`WipeMethod::Fast`] overwrites: partition
 /// tables, boot code, superblocks, RAID metadata, backup GPT.
 const END: u64 = 16 << 20;
+
+/// A device that erases itself says nothing for hours: so often control is told that it is at it (W9).
+const BEAT: Duration = Duration::from_secs(2);
+/// All of a device's own erase, in its parts.
+const WHOLE: u64 = 65_536;
+
+/// How a device erases itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnWay {
+    /// NVMe sanitize, block erase.
+    NvmeSanitizeBlock,
+    /// NVMe sanitize, crypto erase.
+    NvmeSanitizeCrypto,
+    /// NVMe format with user data erase.
+    NvmeFormat,
+    /// ATA SECURITY ERASE UNIT.
+    SecureErase,
+}
 
 /// A disk that can be erased.
 pub trait Media: Send {
@@ -48,11 +69,16 @@ pub trait Media: Send {
     /// # Errors
     /// The kernel's, where it cannot.
     fn secure_discard(&mut self, offset: u64, length: u64) -> io::Result<()>;
-    /// The device's own erase of everything; its name.
+    /// The device's own erase of everything. `progress` rises to 65536 where the device tells it.
     ///
     /// # Errors
-    /// Where it has none, or it failed.
-    fn own_erase(&mut self) -> io::Result<&'static str>;
+    /// [`io::ErrorKind::Unsupported`] where it has none, else why it failed.
+    fn own_erase(&mut self, way: OwnWay, progress: &AtomicU64) -> io::Result<()>;
+    /// Whether the device is erasing itself already, or has failed at it: an order that a power loss
+    /// cut off. Its old contents are not to be had any more.
+    fn is_erasing(&mut self) -> bool {
+        false
+    }
     /// Everything written is on the medium, and caches are empty.
     ///
     /// # Errors
@@ -76,7 +102,7 @@ pub struct Erased {
 /// One way of erasing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
-    Own,
+    Own(OwnWay),
     SecureDiscard,
     Discard,
     ZeroOut,
@@ -88,7 +114,10 @@ enum Way {
 impl Way {
     const fn name(self) -> &'static str {
         match self {
-            Self::Own => "own-erase",
+            Self::Own(OwnWay::NvmeSanitizeBlock) => "nvme-sanitize-block",
+            Self::Own(OwnWay::NvmeSanitizeCrypto) => "nvme-sanitize-crypto",
+            Self::Own(OwnWay::NvmeFormat) => "nvme-format",
+            Self::Own(OwnWay::SecureErase) => "ata-secure-erase",
             Self::SecureDiscard => "secure-discard",
             Self::Discard => "discard",
             Self::ZeroOut => "zero-out",
@@ -100,9 +129,25 @@ impl Way {
 
 /// The ways of a method, the strongest first.
 const fn ways(method: WipeMethod) -> &'static [Way] {
+    use OwnWay::{NvmeFormat, NvmeSanitizeBlock, NvmeSanitizeCrypto, SecureErase};
     match method {
-        WipeMethod::Auto => &[Way::Own, Way::SecureDiscard, Way::Discard, Way::ZeroOut, Way::Zeroes],
-        WipeMethod::Secure => &[Way::Own, Way::SecureDiscard],
+        WipeMethod::Auto => &[
+            Way::Own(NvmeSanitizeBlock),
+            Way::Own(NvmeSanitizeCrypto),
+            Way::Own(NvmeFormat),
+            Way::Own(SecureErase),
+            Way::SecureDiscard,
+            Way::Discard,
+            Way::ZeroOut,
+            Way::Zeroes,
+        ],
+        WipeMethod::Secure => &[
+            Way::Own(NvmeSanitizeBlock),
+            Way::Own(NvmeSanitizeCrypto),
+            Way::Own(NvmeFormat),
+            Way::Own(SecureErase),
+            Way::SecureDiscard,
+        ],
         WipeMethod::Zero => &[Way::ZeroOut, Way::Zeroes],
         WipeMethod::Fast => &[Way::Ends],
     }
@@ -119,6 +164,7 @@ pub fn erase(
     tell: &mut dyn FnMut(DiskState, &str, u64) -> bool,
 ) -> Result<Erased, String> {
     let mut refused: Vec<String> = Vec::new();
+    let mut lacking: Vec<String> = Vec::new();
     for way in ways(method) {
         if !tell(DiskState::Erasing, way.name(), 0) {
             return Err("withdrawn".into());
@@ -126,6 +172,11 @@ pub fn erase(
         let name = match run(media, *way, tell) {
             Ok(Some(name)) => name,
             Ok(None) => return Err("withdrawn".into()),
+            // Every disk lacks most ways; that is worth a word only where nothing is left.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                lacking.push(format!("{}: {e}", way.name()));
+                continue;
+            }
             Err(e) => {
                 refused.push(format!("{}: {e}", way.name()));
                 continue;
@@ -139,6 +190,7 @@ pub fn erase(
             Err(why) => refused.push(format!("{name}: {why}")),
         }
     }
+    refused.append(&mut lacking);
     Err(format!("no way of erasing worked: {}", refused.join("; ")))
 }
 
@@ -150,10 +202,10 @@ fn run(
 ) -> io::Result<Option<&'static str>> {
     let size = media.size();
     match way {
-        Way::Own => {
-            let name = media.own_erase()?;
+        Way::Own(own) => {
+            let goes_on = own_erase(media, own, way.name(), tell)?;
             media.sync()?;
-            return Ok(Some(name));
+            return Ok(goes_on.then_some(way.name()));
         }
         Way::Ends => {
             // Only a help: what counts is written below.
@@ -182,6 +234,33 @@ fn run(
     }
     media.sync()?;
     Ok(Some(way.name()))
+}
+
+/// The device's own erase, in a thread of its own, so that control hears of it in the meantime.
+/// Nobody can stop the device: a withdrawal (false) counts when it has ended.
+fn own_erase(
+    media: &mut dyn Media,
+    way: OwnWay,
+    name: &'static str,
+    tell: &mut dyn FnMut(DiskState, &str, u64) -> bool,
+) -> io::Result<bool> {
+    let (size, progress) = (media.size(), AtomicU64::new(0));
+    let (done, ended) = channel();
+    let mut goes_on = true;
+    std::thread::scope(|scope| {
+        let progress = &progress;
+        scope.spawn(move || done.send(media.own_erase(way, progress)));
+        loop {
+            match ended.recv_timeout(BEAT) {
+                Ok(result) => return result.map(|()| goes_on),
+                Err(RecvTimeoutError::Timeout) => {
+                    let part = progress.load(Ordering::Relaxed).min(WHOLE);
+                    goes_on &= tell(DiskState::Erasing, name, size / WHOLE * part);
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the erasing thread died")),
+            }
+        }
+    })
 }
 
 /// Reads both ends and random places back; how many samples were erased, or the first that is not.

@@ -1,8 +1,10 @@
 //! Erasing disks: only those that the order names, only on the machine that it
 //! names, only after control has said "go" (rules W3, W5, W6, W7, W8).
 
+pub mod ata;
 pub mod erase;
 pub mod guard;
+pub mod nvme;
 
 use crate::sys;
 use erase::{Erased, Media};
@@ -160,7 +162,11 @@ pub fn prepare(target: &DiskTarget, force: bool, facts: &Facts, host: &mut dyn H
     if media.size() != target.size {
         return Err(format!("it has {} bytes, the order names {}", media.size(), target.size));
     }
-    if !force && let Some(what) = guard::shared(media.as_mut()).map_err(|e| format!("it cannot be read: {e}"))? {
+    // A drive that erases itself since before a power loss can neither be read nor spared any more.
+    if !force
+        && !media.is_erasing()
+        && let Some(what) = guard::shared(media.as_mut()).map_err(|e| format!("it cannot be read: {e}"))?
+    {
         return Err(format!("it bears {what}, which other machines may use; spec.wipe.force erases it all the same"));
     }
     Ok(media)

@@ -1,16 +1,19 @@
+use super::erase::OwnWay;
 use super::*;
 use protocol::id::Mac;
 use protocol::report::{Interface, System, WipeMethod};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 /// A disk in memory, with the abilities that it is given.
 #[derive(Clone, Default)]
 struct Fake {
     bytes: Arc<Mutex<Vec<u8>>>,
-    own: bool,
+    own: Option<OwnWay>,
+    takes_long: bool,
     secure: bool,
     discard: bool,
     zero_out: bool,
@@ -68,9 +71,12 @@ impl Media for Fake {
     fn secure_discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
         self.can(self.secure, offset, length)
     }
-    fn own_erase(&mut self) -> io::Result<&'static str> {
+    fn own_erase(&mut self, way: OwnWay, _: &AtomicU64) -> io::Result<()> {
+        if self.takes_long {
+            std::thread::sleep(std::time::Duration::from_millis(4500));
+        }
         let size = self.size();
-        self.can(self.own, 0, size).map(|()| "nvme-format")
+        self.can(self.own == Some(way), 0, size)
     }
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
@@ -145,15 +151,18 @@ fn each_method_takes_the_strongest_way_that_works() {
         fake
     };
     for (fake, method, expected) in [
-        (with(|f| f.own = true), Auto, Some("nvme-format")),
+        (with(|f| f.own = Some(OwnWay::NvmeSanitizeBlock)), Auto, Some("nvme-sanitize-block")),
+        (with(|f| f.own = Some(OwnWay::NvmeSanitizeCrypto)), Auto, Some("nvme-sanitize-crypto")),
+        (with(|f| f.own = Some(OwnWay::NvmeFormat)), Auto, Some("nvme-format")),
+        (with(|f| f.own = Some(OwnWay::SecureErase)), Auto, Some("ata-secure-erase")),
         (with(|f| f.secure = true), Auto, Some("secure-discard")),
         (with(|f| f.discard = true), Auto, Some("discard")),
         (with(|f| f.zero_out = true), Auto, Some("zero-out")),
         (with(|_| ()), Auto, Some("zeroes")),
-        (with(|f| (f.own, f.discard, f.liar) = (true, true, true)), Auto, Some("zeroes")),
+        (with(|f| (f.own, f.discard, f.liar) = (Some(OwnWay::NvmeFormat), true, true)), Auto, Some("zeroes")),
         (with(|f| f.discard = true), Secure, None),
-        (with(|f| f.own = true), Secure, Some("nvme-format")),
-        (with(|f| (f.own, f.zero_out) = (true, true)), Zero, Some("zero-out")),
+        (with(|f| f.own = Some(OwnWay::NvmeFormat)), Secure, Some("nvme-format")),
+        (with(|f| (f.own, f.zero_out) = (Some(OwnWay::NvmeFormat), true)), Zero, Some("zero-out")),
         (with(|_| ()), Fast, Some("fast")),
         (with(|f| f.dead = true), Auto, None),
     ] {
@@ -164,6 +173,26 @@ fn each_method_takes_the_strongest_way_that_works() {
             assert!(erased.verified >= 256 && (method == Fast || fake.is_clean()));
         }
     }
+}
+
+#[test]
+fn w09_a_device_that_erases_itself_for_long_is_told_of_in_the_meantime() {
+    let mut fake = Fake { own: Some(OwnWay::SecureErase), takes_long: true, ..Fake::new(2) };
+    let mut told = 0;
+    let ended = erase::erase(&mut fake, WipeMethod::Secure, &mut |state, name, _| {
+        told += u32::from(state == DiskState::Erasing && name == "ata-secure-erase");
+        true
+    });
+    assert_eq!(ended.unwrap().method, "ata-secure-erase");
+    assert!(told >= 2, "{told}");
+    // It cannot be stopped; but what was withdrawn in the meantime is not called clean.
+    let mut fake = Fake { own: Some(OwnWay::SecureErase), takes_long: true, ..Fake::new(2) };
+    let mut told = 0;
+    let ended = erase::erase(&mut fake, WipeMethod::Secure, &mut |_, name, _| {
+        told += u32::from(name == "ata-secure-erase");
+        told < 2
+    });
+    assert_eq!(ended.unwrap_err(), "withdrawn");
 }
 
 #[test]
@@ -250,6 +279,61 @@ fn w08_partition_types_are_seen_in_a_gpt() {
         ]);
     }
     assert_eq!(guard::shared(&mut fake.clone()).unwrap(), Some("a Ceph OSD partition"));
+}
+
+#[test]
+fn w08_what_machines_share_is_seen_on_disks_and_in_partitions_and_what_is_local_is_not() {
+    let found = |write: &dyn Fn(&mut [u8])| {
+        let fake = Fake::new(4);
+        {
+            let mut b = fake.bytes.lock().unwrap();
+            b.fill(0);
+            write(&mut b);
+        }
+        guard::shared(&mut fake.clone()).unwrap()
+    };
+    let end = 4 << 20;
+    let lvm = |b: &mut [u8], text: &[u8]| {
+        b[512..520].copy_from_slice(b"LABELONE");
+        b[536..544].copy_from_slice(b"LVM2 001");
+        b[0x1200..0x1200 + text.len()].copy_from_slice(text);
+    };
+    assert_eq!(
+        found(&|b| b[end - 4096 + 60..end - 4032].copy_from_slice(&[0x83, 0x74, 0x02, 0x6b])),
+        Some("a DRBD volume")
+    );
+    assert_eq!(
+        found(&|b| b[end - 4096 + 20..end - 4072].copy_from_slice(&[0x83, 0x74, 0x02, 0x6d])),
+        Some("a DRBD volume")
+    );
+    let shared = Some("an LVM volume group that machines share");
+    assert_eq!(found(&|b| lvm(b, b"vg { lock_type = \"sanlock\" }")), shared);
+    assert_eq!(found(&|b| lvm(b, b"status = [\"RESIZEABLE\", \"CLUSTERED\"]")), shared);
+    assert_eq!(found(&|b| lvm(b, b"vg { status = [\"RESIZEABLE\"] }")), None, "a local one is erased");
+    assert_eq!(
+        found(&|b| b[0x1_0000..0x1_0004].copy_from_slice(&[0x01, 0x16, 0x19, 0x70])),
+        Some("a GFS2 file system")
+    );
+    assert_eq!(found(&|_| ()), None);
+    // In the second partition of a GPT with 512-byte sectors.
+    let gpt = |b: &mut [u8]| {
+        b[512..520].copy_from_slice(b"EFI PART");
+        b[584..592].copy_from_slice(&2_u64.to_le_bytes());
+        b[592..596].copy_from_slice(&4_u32.to_le_bytes());
+        b[596..600].copy_from_slice(&128_u32.to_le_bytes());
+        for (n, (first, last)) in [(2048_u64, 4095_u64), (4096, 6143)].into_iter().enumerate() {
+            let at = 1024 + 128 * n;
+            b[at] = 1;
+            b[at + 32..at + 40].copy_from_slice(&first.to_le_bytes());
+            b[at + 40..at + 48].copy_from_slice(&last.to_le_bytes());
+        }
+    };
+    let inside = found(&|b| {
+        gpt(b);
+        b[6144 * 512 - 4096 + 60..6144 * 512 - 4032].copy_from_slice(&[0x83, 0x74, 0x02, 0x6b]);
+    });
+    assert_eq!(inside, Some("a DRBD volume"));
+    assert_eq!(found(&gpt), None);
 }
 
 #[test]

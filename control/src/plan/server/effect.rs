@@ -2,7 +2,7 @@
 //!
 //! An effect is written down as intended before it is done. After a crash it
 //! is not known whether it was done: then the machine's own words count, and
-//! only after [`limits::EFFECT_REST`] is it done again (F23).
+//! only after [`limits::EFFECT_REST`] is it done again, if it is still wanted (F23).
 
 use super::{Step, ms};
 use crate::limits;
@@ -37,9 +37,10 @@ impl Step<'_> {
         if booted(effect.kind) && shows || !booted(effect.kind) && reads {
             effect.state = EffectState::Done;
         } else if self.now >= at + ms(limits::EFFECT_REST) {
-            effect.at = rfc3339(self.now);
-            effect.attempts = effect.attempts.saturating_add(1);
-            self.done.effect = Some(effect.clone());
+            // Whether it is still wanted, the phase decides; that control has died is no try of the BMC's.
+            effect.state = EffectState::Failed;
+            "control ended before it was known how it went".clone_into(&mut effect.why);
+            self.done.status.attempts = self.done.status.attempts.saturating_sub(1);
         } else {
             let due = at + ms(limits::EFFECT_REST);
             self.recheck(due);
@@ -62,6 +63,11 @@ impl Step<'_> {
     /// Returns whether it is under way or done.
     pub(super) fn want_effect(&mut self, kind: EffectKind) -> bool {
         if !self.view.managed {
+            return false;
+        }
+        if !self.view.server.spec.accepted {
+            // Nothing is switched that is not ours (W11).
+            self.done.status.next = "stoker accept: without it nothing is done to this machine".into();
             return false;
         }
         let mut wait = 0;

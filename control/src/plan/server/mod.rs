@@ -6,6 +6,7 @@
 //! erased; what is not understood is left alone.
 
 pub mod bmc;
+mod conditions;
 mod effect;
 mod install;
 mod release;
@@ -44,6 +45,8 @@ pub struct View<'a> {
     pub paused: bool,
     /// BMCs that nobody has declared are set up by the agent.
     pub set_up_bmc: bool,
+    /// Why another machine claims to be this one, and what to do about it (F33).
+    pub conflict: Option<&'a str>,
 }
 
 /// What a machine is installed from.
@@ -92,6 +95,8 @@ pub struct Seen {
     pub bmc_login: Option<(u64, u16, Result<(), String>)>,
     /// What is known of its BMC.
     pub bmc: Option<crate::power::pool::Known>,
+    /// Somebody asked for its configuration who may not have it: when, and why not.
+    pub refused: Option<(u64, String)>,
 }
 
 /// An agent, as it reports.
@@ -176,6 +181,8 @@ pub struct Decision {
 /// Decides.
 pub fn server(view: &View<'_>, seen: &Seen, now_ms: u64) -> Decision {
     let mut step = Step::new(view, seen, now_ms);
+    // Whoever waits for something says until when; what was waited for before is over.
+    step.done.status.deadline.clear();
     if view.paused {
         step.say("Paused", "paused: nothing is done to this machine", "unpause it");
         return step.done;
@@ -195,6 +202,10 @@ pub fn server(view: &View<'_>, seen: &Seen, now_ms: u64) -> Decision {
     }
     step.set_up_bmc();
     step.settle();
+    // What is not on record is not done: the machine has gone on in the meantime.
+    if step.done.effect != step.done.status.effect {
+        step.done.effect = None;
+    }
     step.done
 }
 
@@ -245,8 +256,8 @@ impl<'a> Step<'a> {
             self.say("BoundUnaccepted", "somebody has bound it before it was clean: delete that ServerBinding", "");
             return;
         }
-        if self.conflict() {
-            self.say("IdentityConflict", "another machine claims to be the same one: give one of them an identity", "");
+        if self.view.conflict.is_some() {
+            // `settle` says so.
             return;
         }
         let policy = self.policy();
@@ -354,6 +365,7 @@ impl<'a> Step<'a> {
         // Whatever was to be done is not done any more.
         self.done.status.order = None;
         self.done.effect = None;
+        self.done.release = false;
         self.say(reason, why, "a human: stoker quarantine lift");
     }
 
@@ -402,11 +414,6 @@ impl<'a> Step<'a> {
     fn policy(&self) -> WipePolicy {
         let class = self.view.class.and_then(|c| c.spec.wipe.clone());
         self.view.server.spec.wipe.clone().or(class).unwrap_or_default()
-    }
-
-    fn conflict(&self) -> bool {
-        let conflict = |c: &Condition| c.r#type == marks::IDENTITY_CONFLICT && c.status == "True";
-        self.view.server.status.conditions.iter().any(conflict)
     }
 
     /// The agent that may be given orders, and that has been heard lately.
@@ -458,6 +465,13 @@ impl<'a> Step<'a> {
     /// What follows from all of it, for those who know Sidero's fields.
     fn settle(&mut self) {
         let bound = self.view.binding.is_some();
+        if let Some(why) = self.view.conflict {
+            // Who has it already keeps it; nobody gets it, and it is not accepted.
+            if matches!(self.done.status.phase, Some(Phase::Discovered | Phase::Available)) {
+                self.say("IdentityConflict", why, "a human: tell the two machines apart");
+            }
+            self.recheck(self.now + ms(limits::RETRY_PAUSE));
+        }
         let s = &mut self.done.status;
         let phase = s.phase.unwrap_or(Phase::Quarantined);
         s.in_use = bound || matches!(phase, Phase::Allocated | Phase::Installing | Phase::Running | Phase::Releasing);
@@ -474,6 +488,7 @@ impl<'a> Step<'a> {
         let s = &mut self.done.status;
         condition(s, "PXEBooted", installed, if installed { "Installed" } else { "NotInstalled" }, self.now);
         self.config_condition();
+        self.conditions();
     }
 }
 

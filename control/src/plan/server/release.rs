@@ -63,8 +63,9 @@ impl Step<'_> {
             self.bring_up_agent();
             return;
         }
-        // Only a boot after the release counts: the one before may be of its owner.
-        let since = self.since();
+        // Only a boot after the release counts: the one before may be of its owner. Phases are written to the
+        // second, so what was seen within that second may have been before.
+        let since = self.since() + 1000;
         let here = self.agent().is_some_and(|a| a.since_ms >= since);
         let off = self.seen.power.is_some_and(|(on, at)| !on && at >= since);
         if here || off {

@@ -3,7 +3,7 @@
 use super::{Step, ms};
 use crate::limits;
 use crate::objects::{parse_rfc3339, rfc3339};
-use crate::resource::{EffectKind, OrderRecord, OrderState, Phase, WipeRecord};
+use crate::resource::{EffectKind, OrderRecord, OrderState, Phase, WipeRecord, marks};
 use protocol::report::{Disk, DiskResult, DiskState, DiskTarget, Facts, Level, OrderKind, Target, WipeOrder};
 
 /// The machine that an order is for, by its own last report.
@@ -98,10 +98,15 @@ impl Step<'_> {
             self.say("NotAccepted", "acceptance was taken back: nothing more is erased", "stoker accept");
             return;
         }
+        if self.is_for_another(&order) {
+            return;
+        }
         self.take_report(order);
         let Some(order) = self.done.status.order.clone() else { return };
         match order.state {
-            OrderState::Done => self.wiped(&order),
+            OrderState::Done if all_clean(&order) => self.wiped(&order),
+            // Whoever wrote that, it is not what an agent has told (W6).
+            OrderState::Done => self.quarantine("OrderDisagrees", "its wipe order says done, but not of every disk"),
             OrderState::Failed => self.wipe_failed(&order),
             OrderState::Pending => {
                 self.say("Ordered", "waits for its agent to take the wipe order", "wipe");
@@ -109,6 +114,34 @@ impl Step<'_> {
             }
             OrderState::Running | OrderState::Erasing => self.wipe_runs(&order),
         }
+    }
+
+    /// The machine that is here is not the one that the order names (W3): it is not told of it. Whether
+    /// its parts were changed or it is another one, a human has to say.
+    fn is_for_another(&mut self, order: &OrderRecord) -> bool {
+        let OrderKind::Wipe(wipe) = &order.order else { return false };
+        let ended = matches!(order.state, OrderState::Done | OrderState::Failed);
+        let Some(facts) = self.view.facts.filter(|f| !ended && !crate::plan::order::is(&wipe.target, f)) else {
+            return false;
+        };
+        if self.done.heeded.contains(&marks::RETRY)
+            && let Some(fresh) = self.wipe_order("Requested")
+        {
+            self.done.status.order = Some(fresh);
+            return false;
+        }
+        let (meant, here) = (&wipe.target, target(facts));
+        let why = if meant.uuid != here.uuid {
+            "another UUID"
+        } else if meant.serial_number != here.serial_number {
+            "another serial number"
+        } else {
+            "other network cards"
+        };
+        let message =
+            format!("the machine that reports has {why} than the one that its wipe order names: nothing is erased");
+        self.say("OrderForAnother", &message, "a human: if its parts were changed, stoker retry orders anew");
+        true
     }
 
     /// What the agent says of this order, into its record.
@@ -133,8 +166,14 @@ impl Step<'_> {
             }
             order.message.clone_from(&agent.detail);
         }
+        // Only who has asked has been told to go on (W5); a dry run erases nothing and need not ask.
+        let asked = order.state == OrderState::Erasing || matches!(&order.order, OrderKind::Wipe(w) if w.dry_run);
         order.state = match agent.level {
-            Level::Done if all_clean(&order) => OrderState::Done,
+            Level::Done if all_clean(&order) && asked => OrderState::Done,
+            Level::Done if !asked => {
+                order.message = "the agent says done, and never asked whether it may begin".to_owned();
+                OrderState::Failed
+            }
             // "Done" with a disk that is not: the agent's word is not enough (W6).
             Level::Done => {
                 order.message = "the agent says done, but not every disk was read back as erased".to_owned();
