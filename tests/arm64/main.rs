@@ -7,18 +7,11 @@
 use control::api::types::StepState;
 use control::rack::{Firmware, Spec};
 use protocol::id::Arch;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stoker_tests::stage::{Stage, assert_true};
 
 /// From power-on to the report: 30 s measured on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
-
-/// The bundle for arm64: `STOKER_BUNDLE`, else where `make bundle-arm64` puts it.
-fn bundle() -> Option<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bundle-arm64");
-    std::env::var_os("STOKER_BUNDLE").map(Into::into).or(Some(built)).filter(|b: &PathBuf| b.is_dir())
-}
 
 #[test]
 fn an_arm64_server_boots_into_the_agent() {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::image::efi::Variables;
+use crate::wipe::erase::OwnWay;
 use ::gpt::disk::LogicalBlockSize;
 use ::gpt::mbr::ProtectiveMBR;
 use ::gpt::{GptConfig, partition_types};
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Cursor, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 const MIB: u64 = 1 << 20;
@@ -49,7 +51,7 @@ impl Media for OnFile {
     fn secure_discard(&mut self, _: u64, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    fn own_erase(&mut self) -> io::Result<&'static str> {
+    fn own_erase(&mut self, _: OwnWay, _: &AtomicU64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
     fn sync(&mut self) -> io::Result<()> {
