@@ -6,11 +6,13 @@
 pub mod allocation;
 pub mod api;
 pub mod config;
+pub mod crd;
 pub mod dhcp;
 pub mod environments;
 pub mod http;
 pub mod interface;
 pub mod inventory;
+pub mod leader;
 pub mod lifecycle;
 pub mod limits;
 pub mod machineconfig;

@@ -215,6 +215,34 @@ pub const STORE_GROUP: usize = 128;
 /// Machines whose facts are kept.
 pub const MACHINES: usize = 20_000;
 
+/// How long the way to a Kubernetes API server may take.
+pub const CLUSTER_CONNECT: Duration = Duration::from_secs(5);
+/// How long one answer of it may take.
+pub const CLUSTER_REQUEST: Duration = Duration::from_secs(20);
+/// Objects in one page of a list.
+pub const CLUSTER_PAGE: u32 = 500;
+/// Tries of a write that is to win whatever was written meanwhile.
+pub const CLUSTER_UNCONDITIONAL: usize = 8;
+/// A watch is asked for again after so many seconds; kube refuses 295 and more.
+pub const CLUSTER_WATCH_SECONDS: u32 = 290;
+/// A watch without a word (bookmarks come about once a minute) is taken for dead.
+pub const CLUSTER_SILENCE: Duration = Duration::from_secs(180);
+
+/// How long others wait for a holder of the Lease that does not renew it (client-go's default).
+pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew it for so long looks after nothing any more.
+pub const LEASE_RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a look at the Lease, with its renewal, may take.
+pub const LEASE_REQUEST: Duration = Duration::from_secs(5);
+/// How often the Lease is looked at.
+pub const LEASE_RETRY: Duration = Duration::from_secs(2);
+
+const _: () = {
+    let (lasts, deadline, retry) = (LEASE_DURATION.as_secs(), LEASE_RENEW_DEADLINE.as_secs(), LEASE_RETRY.as_secs());
+    assert!(deadline + 2 * retry < lasts, "a holder must have stepped down before another may begin");
+    assert!(CLUSTER_SILENCE.as_secs() > 60, "bookmarks come about once a minute");
+};
+
 // --- timeline --------------------------------------------------------------
 
 /// Machines whose boots are kept; the longest silent one makes room.

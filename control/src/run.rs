@@ -2,15 +2,18 @@
 
 use crate::allocation::{self, Allocation};
 use crate::api::{self, Operator};
-use crate::config::{ConfigAccess, Settings};
+use crate::config::{ConfigAccess, Settings, StoreChoice};
 use crate::dhcp::{self, Dhcp, Place};
 use crate::environments::{Environments, is_environments};
 use crate::http::{self, ListenError, Listener};
 use crate::inventory::Inventory;
+use crate::leader::{self, Leading};
 use crate::lifecycle::{self, BmcHands, Lifecycle, ServedEnvironments};
 use crate::limits;
 use crate::metadata::{self, Node, script::Scripts, tokens::Tokens};
+use crate::objects::declared::Declared;
 use crate::objects::embedded::Embedded;
+use crate::objects::kubernetes::{Cluster, ConnectError};
 use crate::observe::{Observer, now_ms};
 use crate::publish::{Names, PublishError, Publisher};
 use crate::store::machines::Machines;
@@ -45,6 +48,9 @@ pub enum StartError {
     /// The declared objects in it.
     #[error("the declared objects cannot be read: {0}")]
     Objects(#[from] crate::objects::Error),
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] ConnectError),
     /// The object folder.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -58,7 +64,7 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Listen(_) | Self::Dhcp(_) => 3,
-            Self::State(..) | Self::Store(_) | Self::Objects(_) | Self::Publish(_) => 4,
+            Self::State(..) | Self::Store(_) | Self::Objects(_) | Self::Cluster(_) | Self::Publish(_) => 4,
             Self::Script(_) => 2,
         }
     }
@@ -77,7 +83,7 @@ pub struct Control {
     environments: Arc<Environments>,
     machines: Arc<Machines>,
     tokens: Arc<Tokens>,
-    objects: Embedded,
+    objects: Declared,
     timeline: Arc<Timeline>,
     observer: Observer,
     observations: mpsc::Receiver<crate::observe::Observation>,
@@ -116,7 +122,7 @@ impl Control {
         let environments = Arc::new(Environments::new(&settings, publisher.clone(), store.clone()));
         let machines = Arc::new(Machines::open(store.clone())?);
         let tokens = Arc::new(Tokens::open(store.clone())?);
-        let objects = Embedded::open(store.clone()).await?;
+        let objects = declared(&settings, &store).await?;
         environments.read(&objects).await?;
         let timeline = Timeline::open(state.join("control/boots.jsonl"), metrics.clone());
         Ok(Self {
@@ -204,7 +210,7 @@ impl Control {
             environments: environments.clone(),
             publisher: publisher.clone(),
             observer: observer.clone(),
-            objects,
+            objects: objects.clone(),
             hands: hands.clone(),
             lifecycle: lifecycle.clone(),
             allocation: allocation.clone(),
@@ -212,8 +218,10 @@ impl Control {
             stop: stop.clone(),
         });
 
-        // The timeline ends last, so that it sees what the others still tell.
+        // The timeline ends last, so that it sees what the others still tell; the Lease is given
+        // away when nothing is done under it any more.
         let last = CancellationToken::new();
+        let (leading, standing) = leading(&objects, last.clone());
         let telling = tokio::spawn(timeline.clone().run(observations, edge, last.clone()));
         let tasks = TaskTracker::new();
         tasks.spawn(http::serve(Listener::Tcp(nodes), metadata::router(node), limits::HTTP_CONNECTIONS, stop.clone()));
@@ -237,8 +245,10 @@ impl Control {
             });
         }
         tasks.spawn(environments.clone().run(declared, stop.clone()));
-        tasks.spawn(lifecycle.run(stop.clone()));
-        tasks.spawn(allocation::follow(allocation, stop.clone()));
+        let looking = leading.clone();
+        let ending = stop.clone();
+        tasks.spawn(async move { looking.during(ending, |term| lifecycle.clone().run(term)).await });
+        tasks.spawn(allocation::follow(allocation, leading, stop.clone()));
         tasks.spawn(sweep(publisher.clone(), metrics.clone(), stop.clone()));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -259,9 +269,32 @@ impl Control {
         hands.pool().close().await;
         last.cancel();
         let _ = telling.await;
+        let _ = standing.await;
         let _ = std::fs::remove_file(settings.state.join("run/control.sock"));
         drop(store);
         Ok(())
+    }
+}
+
+/// The store of declared objects that was chosen.
+async fn declared(settings: &Settings, store: &Arc<Store>) -> Result<Declared, StartError> {
+    Ok(match &settings.store {
+        StoreChoice::Embedded => Declared::Embedded(Embedded::open(store.clone()).await?),
+        StoreChoice::Kubernetes { kubeconfig, namespace } => {
+            Declared::Kubernetes(Cluster::connect(kubeconfig.as_deref(), namespace).await?)
+        }
+    })
+}
+
+/// Whether this control looks after machines: always, where the objects are its own; else while it
+/// holds the cluster's Lease, for which it stands until `stop`.
+fn leading(objects: &Declared, stop: CancellationToken) -> (Leading, tokio::task::JoinHandle<()>) {
+    match objects {
+        Declared::Embedded(_) => (Leading::always(), tokio::spawn(async {})),
+        Declared::Kubernetes(cluster) => {
+            let (leading, standing) = leader::stand(cluster.clone(), leader::identity(), stop);
+            (leading, tokio::spawn(standing))
+        }
     }
 }
 

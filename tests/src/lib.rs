@@ -1,6 +1,7 @@
 //! What several proofs share.
 
 pub mod guest;
+pub mod kubernetes;
 pub mod node;
 pub mod os;
 pub mod site;

@@ -3,6 +3,7 @@
 
 use super::index::ANY;
 use super::{Allocation, Index};
+use crate::leader::Leading;
 use crate::limits;
 use crate::objects::follow::{News, follow as follow_kind};
 use crate::objects::{Error, Objects, Preconditions};
@@ -13,8 +14,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Runs until `stop`.
-pub async fn follow<O: Objects>(allocation: Arc<Allocation<O>>, stop: CancellationToken) {
+/// Runs until `stop`. The index is for every control; what is written and swept, only for the one that leads.
+pub async fn follow<O: Objects>(allocation: Arc<Allocation<O>>, leading: Leading, stop: CancellationToken) {
     let (tell, mut news) = mpsc::channel(limits::FOLLOW_QUEUE);
     for kind in [Kind::ServerClass, Kind::Server, Kind::ServerBinding] {
         tokio::spawn(follow_kind(allocation.objects.clone(), kind, tell.clone(), stop.clone()));
@@ -37,11 +38,12 @@ pub async fn follow<O: Objects>(allocation: Arc<Allocation<O>>, stop: Cancellati
             }
             () = async { tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)).await }, if due.is_some() => {
                 write = None;
-                if !allocation.write_statuses().await {
+                // Who does not lead keeps in mind what has changed, for when it does.
+                if !leading.now() || !allocation.write_statuses().await {
                     write = Some(tokio::time::Instant::now() + limits::FOLLOW_PAUSE * 5);
                 }
             }
-            _ = sweep.tick() => {
+            _ = sweep.tick(), if leading.now() => {
                 let old = claims.old(allocation.index().claims(), Instant::now());
                 allocation.sweep(&old).await;
             }

@@ -2,6 +2,7 @@
 
 use super::follow::Claims;
 use super::*;
+use crate::leader::Leading;
 use crate::limits;
 use crate::objects::embedded::Embedded;
 use crate::objects::{Error, Listed, Preconditions, Revision};
@@ -46,7 +47,7 @@ async fn running<O: Objects>(objects: O) -> (Arc<Allocation<O>>, CancellationTok
     let allocation = Allocation::new(objects);
     allocation.ensure_any().await.unwrap();
     let stop = CancellationToken::new();
-    tokio::spawn(follow(allocation.clone(), stop.clone()));
+    tokio::spawn(follow(allocation.clone(), Leading::always(), stop.clone()));
     (allocation, stop)
 }
 

@@ -12,7 +12,7 @@ use crate::lifecycle::{BmcHands, Lifecycle};
 use crate::limits;
 use crate::metadata::words::clean;
 use crate::objects::Objects as _;
-use crate::objects::embedded::Embedded;
+use crate::objects::declared::Declared;
 use crate::observe::{Milestone, Observation, Observer, now_ms};
 use crate::publish::Publisher;
 use crate::resource::Kind;
@@ -54,13 +54,13 @@ pub struct Operator {
     /// Where power-ons go; and for the count of lost observations.
     pub observer: Observer,
     /// Declared objects.
-    pub objects: Embedded,
+    pub objects: Declared,
     /// The BMCs of all Servers.
-    pub hands: Arc<BmcHands<Embedded>>,
+    pub hands: Arc<BmcHands<Declared>>,
     /// The life of machines, which is told what was done by hand.
-    pub lifecycle: Lifecycle<Embedded>,
+    pub lifecycle: Lifecycle<Declared>,
     /// Who has which machine.
-    pub allocation: Arc<Allocation<Embedded>>,
+    pub allocation: Arc<Allocation<Declared>>,
     /// When control started, ms since 1970 UTC.
     pub started_ms: u64,
     /// Ends watches, so that a drain need not wait for them.

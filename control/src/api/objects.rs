@@ -106,7 +106,7 @@ pub(super) async fn replace(State(op): State<Arc<Operator>>, Json(document): Jso
 
 pub(super) async fn export(State(op): State<Arc<Operator>>) -> Response {
     let mut lines = Vec::new();
-    match op.objects.export(&mut lines) {
+    match op.objects.export(&mut lines).await {
         Ok(_) => ([(CONTENT_TYPE, "application/x-ndjson")], Body::from(lines)).into_response(),
         Err(e) => refused(&e).into_response(),
     }
@@ -229,7 +229,7 @@ pub(super) fn refused(e: &Error) -> Refusal {
         Error::Conflict { .. } => (StatusCode::CONFLICT, "read it again and repeat the change"),
         Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, ""),
         Error::Gone(_) => (StatusCode::GONE, ""),
-        Error::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
+        Error::Unknown(..) | Error::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
     };
     // The operator's own words come back here; control characters in them do not.
     let text: String = e.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

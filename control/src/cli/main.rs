@@ -4,6 +4,7 @@
 mod allocate;
 mod api;
 mod boots;
+mod crds;
 mod doctor;
 mod environments;
 mod inventory;
@@ -83,6 +84,8 @@ enum Command {
     Export(objects::Export),
     /// Read the lines of an export into an empty store
     Import(objects::Import),
+    /// Print the CustomResourceDefinitions for a Kubernetes cluster
+    Crds(crds::Crds),
     /// Show how edge and control are
     Status(inventory::StatusArgs),
     /// TFTP by hand: what a troubleshooter does first
@@ -166,6 +169,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Import(import) => import.run().await,
         Command::Allocate(allocate) => allocate.run().await,
         Command::Release(release) => release.run().await,
+        Command::Crds(crds) => crds.run(),
         Command::Status(status) => status.run().await,
         Command::Tftp(tftp) => tftp.run(),
         Command::Power(power) => power.run().await,

@@ -3,7 +3,7 @@
 use super::node::{self, Kind, Node, Section, shorten};
 use super::{
     AgentSettings, AssetSource, DEFAULT_EDGE_HTTP_PORT, DEFAULT_HTTP_PORT, DEFAULT_STATE, Environment, EnvironmentArch,
-    Goal, MachineRule, Overrides, Problem, Settings, Templates,
+    Goal, MachineRule, Overrides, Problem, Settings, StoreChoice, Templates,
 };
 use crate::resource::OWN_ENVIRONMENTS;
 use crate::{dhcp, interface, limits};
@@ -27,6 +27,7 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
     let edge_http_port = flags.edge_http_port.or(port(&mut top, "edge_http_port")).unwrap_or(DEFAULT_EDGE_HTTP_PORT);
     let api_listen = flags.api_listen.or(top.parsed("api_listen", "write an address and port, such as 127.0.0.1:8082"));
     let log_format = flags.log_format.or(top.parsed("log_format", "write text or json")).unwrap_or_default();
+    let store = store(&mut top, folder, flags);
     if http_port == edge_http_port {
         top.complain(0, "http_port", "control and the edge cannot share one TCP port", "choose two different ports");
     }
@@ -69,6 +70,7 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
             edge_http_port,
             api_listen,
             log_format,
+            store,
             dhcp,
             bundle,
             environments,
@@ -83,6 +85,32 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
         _ => {
             problems.sort_by_key(|p| p.line);
             Err(problems)
+        }
+    }
+}
+
+/// Where declared objects are kept.
+fn store(top: &mut Section<'_>, folder: &Path, flags: &Overrides) -> StoreChoice {
+    let line = line_of(top, "store");
+    let chosen = flags.store.clone().or(top.text("store")).unwrap_or_else(|| "embedded".to_owned());
+    let kubeconfig = flags.kubeconfig.clone().or(top.text("kubeconfig").map(|file| folder.join(file)));
+    let namespace = flags.namespace.clone().or(top.text("namespace"));
+    match chosen.as_str() {
+        "kubernetes" => {
+            let namespace = namespace.unwrap_or_else(|| crate::resource::marks::NAMESPACE.to_owned());
+            StoreChoice::Kubernetes { kubeconfig, namespace }
+        }
+        "embedded" => {
+            if kubeconfig.is_some() || namespace.is_some() {
+                let what = "kubeconfig and namespace mean nothing to the embedded store";
+                top.complain(line, "store", what, "write `store: kubernetes`, or leave them out");
+            }
+            StoreChoice::Embedded
+        }
+        other => {
+            let what = format!("there is no store {}", shorten(other));
+            top.complain(line, "store", what, "write embedded or kubernetes");
+            StoreChoice::Embedded
         }
     }
 }

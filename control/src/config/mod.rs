@@ -43,6 +43,8 @@ pub struct Settings {
     pub api_listen: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Where declared objects are kept.
+    pub store: StoreChoice,
     /// DHCP.
     pub dhcp: dhcp::settings::Settings,
     /// The folder that `stoker-bundle` made: boot loaders, agent kernel and initramfs.
@@ -73,6 +75,21 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Where declared objects are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum StoreChoice {
+    /// In a file of the state directory.
+    #[default]
+    Embedded,
+    /// In a Kubernetes API server.
+    Kubernetes {
+        /// How it is reached; by `KUBECONFIG`, `~/.kube/config` or as a pod where absent.
+        kubeconfig: Option<PathBuf>,
+        /// Where the Lease and stoker's own Secrets are.
+        namespace: String,
+    },
 }
 
 /// Where a machine is sent.
@@ -224,6 +241,15 @@ pub struct Overrides {
     /// How log lines look
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Where declared objects are kept: embedded (the state directory) or kubernetes
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
+    /// How the cluster of --store kubernetes is reached [default: $KUBECONFIG, ~/.kube/config, or as a pod]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of stoker's Lease and Secrets in the cluster [default: stoker]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
 }
 
 /// Reads, checks and completes the configuration. Without a file, the flags

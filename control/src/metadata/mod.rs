@@ -14,7 +14,7 @@ use crate::environments::Environments;
 use crate::http::Peer;
 use crate::inventory::Inventory;
 use crate::lifecycle::Lifecycle;
-use crate::objects::embedded::Embedded;
+use crate::objects::declared::Declared;
 use crate::observe::Observer;
 use crate::publish::Publisher;
 use crate::store::machines::Machines;
@@ -51,11 +51,11 @@ pub struct Node {
     /// Boot attempts.
     pub tokens: Arc<Tokens>,
     /// Declared objects.
-    pub objects: Embedded,
+    pub objects: Declared,
     /// Which machine is which Server.
-    pub inventory: Arc<Inventory<Embedded>>,
+    pub inventory: Arc<Inventory<Declared>>,
     /// What becomes of them.
-    pub lifecycle: Lifecycle<Embedded>,
+    pub lifecycle: Lifecycle<Declared>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }

@@ -2,17 +2,18 @@
 //! watch from a version, writes that fail where the object has moved on,
 //! status apart from spec, deletion that waits for finalizers.
 //!
-//! Controllers know only [`Objects`]. The embedded implementation is
-//! [`embedded::Embedded`]; `conformance` is the suite that every
-//! implementation passes.
+//! Controllers know only [`Objects`]. There are two implementations:
+//! [`embedded::Embedded`], a file, and [`kubernetes::Cluster`], a Kubernetes
+//! API server; [`declared::Declared`] is the one that was chosen.
+//! [`conformance`] is the suite that both pass.
 
+pub mod conformance;
+pub mod declared;
 pub mod embedded;
 pub mod follow;
+pub mod kubernetes;
 mod rules;
 mod stamp;
-
-#[cfg(test)]
-mod conformance;
 
 pub use stamp::{parse_rfc3339, rfc3339};
 
@@ -48,6 +49,9 @@ pub enum Error {
     /// The version is older than what the store remembers (HTTP 410): list again.
     #[error("version {0} is too old to watch from; list again")]
     Gone(Revision),
+    /// A kind that this store (a cluster) has not been told of.
+    #[error("the cluster does not know the kind {0}; {1}")]
+    Unknown(Kind, &'static str),
     /// The store itself.
     #[error("{0}")]
     Store(String),

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::allocation::{ANY, follow as follow_allocation};
+use crate::leader::Leading;
 use crate::objects::Preconditions;
 use crate::objects::embedded::Embedded;
 use crate::plan::provider::{CLUSTER_FINALIZER, MACHINE_FINALIZER};
@@ -57,7 +58,7 @@ impl World {
         let allocation = Allocation::new(self.objects.clone());
         allocation.ensure_any().await.unwrap();
         let provider = Provider::new(self.objects.clone(), allocation.clone(), Scope::default());
-        self.running.push(tokio::spawn(follow_allocation(allocation, self.stop.clone())));
+        self.running.push(tokio::spawn(follow_allocation(allocation, Leading::always(), self.stop.clone())));
         self.running.push(tokio::spawn(provider.run(self.stop.clone())));
     }
 

@@ -2,6 +2,7 @@
 
 use super::meta::{Condition, ObjectReference};
 use super::typed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 typed! {
@@ -10,7 +11,7 @@ typed! {
 }
 
 /// For whom, out of which class.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ServerBindingSpec {
@@ -33,7 +34,7 @@ pub struct ServerBindingSpec {
 }
 
 /// Kept for objects that Sidero made; stoker does not use it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct SideroLink {
@@ -42,7 +43,7 @@ pub struct SideroLink {
 }
 
 /// How the installation goes.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct ServerBindingStatus {

@@ -1,9 +1,10 @@
 //! How a machine's BMC was set up from inside, as its Server's status tells it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A set-up of a machine's BMC by its agent. The password is in a Secret, never here.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BmcSetup {
     /// The order's id, out of the same row as all orders and effects of the machine.
@@ -31,7 +32,7 @@ fn is_zero(n: &u16) -> bool {
 }
 
 /// How far a set-up is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum BmcSetupState {
     /// The agent is told to do it.
     #[default]

@@ -5,6 +5,7 @@ use super::meta::ObjectReference;
 use super::requirement::Requirement;
 use super::server::{BootFromDisk, ConfigPatch, Hardware};
 use super::{Server, typed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ typed! {
 }
 
 /// Which machines, and what they get.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ServerClassSpec {
@@ -38,7 +39,7 @@ pub struct ServerClassSpec {
 }
 
 /// Conditions on hardware and labels; empty lists hold for every machine.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Qualifiers {
     /// One of these must match: every field that is set must be equal, lists by index.
@@ -53,7 +54,7 @@ pub struct Qualifiers {
 }
 
 /// metav1.LabelSelector.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct LabelSelector {
@@ -64,7 +65,7 @@ pub struct LabelSelector {
 }
 
 /// One expression of a selector.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct LabelExpression {
     pub key: String,
@@ -74,7 +75,7 @@ pub struct LabelExpression {
 }
 
 /// How an expression compares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub enum Operator {
     In,
@@ -84,7 +85,7 @@ pub enum Operator {
 }
 
 /// Which machines are of the class now.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerClassStatus {
     /// Accepted, not cordoned, matching, free; sorted.

@@ -3,6 +3,7 @@
 
 use super::meta::Condition;
 use super::typed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ typed! {
 }
 
 /// What the user wants.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalClusterSpec {
     /// Where the cluster's API server is reached. stoker makes no load balancer: the user brings the
@@ -31,7 +32,7 @@ pub struct MetalClusterSpec {
 }
 
 /// Host and port.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Endpoint {
     /// A name or an address.
@@ -54,7 +55,7 @@ const fn is_zero(n: &u32) -> bool {
 }
 
 /// Machines that fail together.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FailureDomain {
     /// The value of the Servers' zone label.
@@ -67,7 +68,7 @@ pub struct FailureDomain {
 }
 
 /// What stoker tells.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalClusterStatus {
     /// Contract v1beta1.
@@ -84,7 +85,7 @@ pub struct MetalClusterStatus {
 }
 
 /// Whether what was asked for has been there once; it is never taken back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Initialization {
     /// The infrastructure is there.
@@ -100,16 +101,18 @@ impl Initialization {
 }
 
 /// What a template holds: metadata and spec of what is made from it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, bound(deserialize = "T: Default + Deserialize<'de>"))]
+#[schemars(bound = "T: Default + Serialize + JsonSchema")]
 pub struct TemplateSpec<T> {
     /// What is copied.
     pub template: Template<T>,
 }
 
 /// The copied part of a template.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, bound(deserialize = "T: Default + Deserialize<'de>"))]
+#[schemars(bound = "T: Default + Serialize + JsonSchema")]
 pub struct Template<T> {
     /// Labels and annotations of what is made.
     #[serde(skip_serializing_if = "TemplateMeta::is_empty")]
@@ -119,7 +122,7 @@ pub struct Template<T> {
 }
 
 /// Cluster API's ObjectMeta: what of the metadata can be given in a template.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct TemplateMeta {
@@ -137,6 +140,6 @@ impl TemplateMeta {
 }
 
 /// A kind that has no status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NoStatus {}

@@ -1,7 +1,8 @@
 //! An Environment: what a machine boots from the network.
 
-use super::typed;
+use super::{schema, typed};
 use protocol::report::{DataSource, ImageFormat};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 typed! {
@@ -10,7 +11,7 @@ typed! {
 }
 
 /// What to boot.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct EnvironmentSpec {
@@ -31,7 +32,7 @@ pub struct EnvironmentSpec {
 }
 
 /// What machines of one architecture get.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Variant {
@@ -43,7 +44,7 @@ pub struct Variant {
 }
 
 /// When a machine that was sent to an installer counts as installed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub enum InstalledWhen {
     /// When it asks to boot again after it has fetched its configuration (Talos says nothing itself).
     NextBoot,
@@ -52,7 +53,7 @@ pub enum InstalledWhen {
 }
 
 /// A disk image.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Image {
     /// Where it is fetched from: http, https or file.
@@ -62,11 +63,13 @@ pub struct Image {
     pub sha512: String,
     /// How it is packed; by the URL's suffix where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::image_format")]
     pub format: Option<ImageFormat>,
     /// Let the last partition grow to the disk's end.
     pub grow: bool,
     /// Where the system finds its configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::data_source")]
     pub data_source: Option<DataSource>,
     /// Loader for the UEFI boot entry (`\\EFI\\debian\\grubx64.efi`); empty: the removable-media path.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -74,7 +77,7 @@ pub struct Image {
 }
 
 /// The kernel and its arguments.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Kernel {
@@ -85,7 +88,7 @@ pub struct Kernel {
 }
 
 /// A file by URL.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Asset {
@@ -97,7 +100,7 @@ pub struct Asset {
 }
 
 /// Whether the assets are here.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct EnvironmentStatus {
@@ -106,7 +109,7 @@ pub struct EnvironmentStatus {
 }
 
 /// One asset's state.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct AssetCondition {

@@ -1,11 +1,13 @@
 //! The life of a Server, as its status tells it: phase, order, effect, records.
 
+use super::schema;
 use protocol::report::{DiskResult, OrderKind, WipeMethod};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Where a machine is in its life.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
     /// It has reported; nobody has accepted it. It is left as it is.
     Discovered,
@@ -60,10 +62,11 @@ impl fmt::Display for Phase {
 }
 
 /// How machines are erased.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WipePolicy {
     /// By which method.
+    #[schemars(schema_with = "schema::wipe_method")]
     pub method: WipeMethod,
     /// Disks that are left alone, by WWID, serial number or kernel name. A machine with such a disk
     /// is clean when all others are.
@@ -80,7 +83,7 @@ pub struct WipePolicy {
 }
 
 /// What acceptance does with the disks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum OnAccept {
     /// They are erased.
     #[default]
@@ -90,7 +93,7 @@ pub enum OnAccept {
 }
 
 /// Which disk is meant; every hint that is set must hold. The names are those of Metal3.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RootDeviceHints {
     /// `/dev/sda` or `sda`. Names may change from boot to boot: better use another hint.
@@ -124,7 +127,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// By what a machine is known whose UUID is no name. All that is set must match its report.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Identity {
     /// SMBIOS serial number.
@@ -137,12 +140,13 @@ pub struct Identity {
 
 /// An order as it is kept. What is secret in it (tokens, passwords) is not here: it is put in when
 /// the order is handed out.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderRecord {
     /// Its id; rises over the machine's whole life.
     pub id: u64,
     /// What is to be done, with the machine and disks that it is for.
+    #[schemars(schema_with = "schema::object")]
     pub order: OrderKind,
     /// How far it is.
     pub state: OrderState,
@@ -158,6 +162,7 @@ pub struct OrderRecord {
     pub expires: String,
     /// What the agent says of it; every disk, of a wipe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::objects")]
     pub disks: Vec<DiskResult>,
     /// The agent's last progress counter.
     #[serde(default)]
@@ -171,7 +176,7 @@ pub struct OrderRecord {
 }
 
 /// How far an order is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum OrderState {
     /// Made; the agent has not taken it.
     #[default]
@@ -187,7 +192,7 @@ pub enum OrderState {
 }
 
 /// Something done to a machine from outside. Written before it is done (`Intended`), and after.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectRecord {
     /// Its id, out of the same row as those of orders.
@@ -207,7 +212,7 @@ pub struct EffectRecord {
 }
 
 /// What is done from outside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub enum EffectKind {
     /// Boot device network, then on (or cycle where it is on).
     NetworkBoot,
@@ -220,7 +225,7 @@ pub enum EffectKind {
 }
 
 /// How far an effect is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub enum EffectState {
     /// About to be done; after a crash: perhaps done.
     Intended,
@@ -231,7 +236,7 @@ pub enum EffectState {
 }
 
 /// A finished wipe, signed by control's key over the JSON of all other fields.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WipeRecord {
     /// The order's id.
@@ -243,6 +248,7 @@ pub struct WipeRecord {
     /// The agent's boot that finished it.
     pub boot_id: String,
     /// Every disk.
+    #[schemars(schema_with = "schema::objects")]
     pub disks: Vec<DiskResult>,
     /// Ed25519 (RFC 8032) public key, hex.
     pub key: String,
@@ -251,7 +257,7 @@ pub struct WipeRecord {
 }
 
 /// How the installation for an allocation goes.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InstallRecord {
     /// The binding's uid: another allocation, another installation.

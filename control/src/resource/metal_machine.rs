@@ -5,6 +5,7 @@ use super::cluster::{Initialization, TemplateSpec};
 use super::meta::{Condition, ObjectReference};
 use super::server::NodeAddress;
 use super::typed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ typed! {
 }
 
 /// What the user wants. One of the two references is given; the other fields are stoker's to write.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalMachineSpec {
     /// `sidero://<uuid>` once a Server is claimed; equal to that of the Node.
@@ -34,7 +35,7 @@ pub struct MetalMachineSpec {
 }
 
 /// What stoker tells.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalMachineStatus {
     /// Contract v1beta1.
@@ -60,7 +61,7 @@ pub struct MetalMachineStatus {
 }
 
 /// What a machine made from the template would have, for an autoscaler that scales from zero.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalMachineTemplateStatus {
     /// Kubernetes quantities by resource (`cpu`, `memory`): the least that a Server of the class has.
@@ -72,7 +73,7 @@ pub struct MetalMachineTemplateStatus {
 }
 
 /// What kind of node it would be.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeInfo {
     /// `amd64` or `arm64`; empty where the class has both.

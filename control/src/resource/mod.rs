@@ -11,6 +11,7 @@
 
 mod binding;
 mod bmc_setup;
+pub mod bounds;
 pub mod capi;
 mod class;
 mod cluster;
@@ -22,6 +23,7 @@ mod metal_machine;
 mod quantity;
 mod remediation;
 mod requirement;
+mod schema;
 mod server;
 mod validate;
 
@@ -48,7 +50,7 @@ pub use quantity::{bytes_of, size_text};
 pub use remediation::{
     MetalRemediation, MetalRemediationSpec, MetalRemediationStatus, MetalRemediationTemplate, RemediationPhase,
 };
-pub use requirement::{BadRequirement, MAX_REQUIREMENTS, Requirement};
+pub use requirement::{BadRequirement, Requirement};
 pub use server::{
     Bmc, BmcTls, BootFromDisk, ConfigPatch, Hardware, ManagementApi, NodeAddress, PxeMode, SecretKeyRef, Server,
     ServerSpec, ServerStatus, ValueFrom,

@@ -4,6 +4,7 @@
 use super::cluster::{NoStatus, TemplateSpec};
 use super::meta::Condition;
 use super::typed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 typed! {
@@ -18,7 +19,7 @@ typed! {
 }
 
 /// How hard it is tried.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalRemediationSpec {
     /// Power cycles at most.
@@ -34,7 +35,7 @@ impl Default for MetalRemediationSpec {
 }
 
 /// How far it is.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MetalRemediationStatus {
     /// Empty before the first power cycle; then one of these.
@@ -51,7 +52,7 @@ pub struct MetalRemediationStatus {
 }
 
 /// Where a remediation is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub enum RemediationPhase {
     /// The machine was power-cycled and has time to come back.
     Waiting,

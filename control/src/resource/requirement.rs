@@ -1,15 +1,11 @@
 //! Conditions on hardware in words: `memory >= 64Gi`, `disk.size >= 1Ti`,
 //! `manufacturer = "Dell*"`. Ours; Sidero's qualifiers know only equality.
 
+use super::bounds::REQUIREMENT as MAX_TEXT;
 use super::quantity::bytes_of;
 use super::server::{Hardware, System};
 use std::fmt;
 use std::str::FromStr;
-
-/// The most requirements of one ServerClass.
-pub const MAX_REQUIREMENTS: usize = 64;
-/// The longest requirement, bytes.
-const MAX_TEXT: usize = 256;
 
 /// One condition; a machine that does not tell the property does not satisfy it.
 #[derive(Clone, PartialEq, Debug)]
@@ -149,6 +145,26 @@ impl FromStr for Requirement {
 }
 
 impl Requirement {
+    /// The properties that can be asked for.
+    pub fn properties() -> Vec<&'static str> {
+        Property::ALL.iter().map(|(_, name, _)| *name).collect()
+    }
+
+    /// A regular expression (RE2) for what [`Requirement::from_str`] takes, for the schema of a
+    /// cluster. It takes everything that is taken here, and little else.
+    pub fn pattern() -> String {
+        let of = |wanted: fn(Unit) -> bool| {
+            let names = Property::ALL.iter().filter(|(_, _, unit)| wanted(*unit)).map(|(_, name, _)| *name);
+            names.collect::<Vec<_>>().join("|").replace('.', r"\.")
+        };
+        let any = "(<=|>=|!=|==|<|>|=)";
+        let count = format!(r#"({})\s*{any}\s*"?\+?[0-9]+"?"#, of(|u| u == Unit::Count));
+        let bytes =
+            format!(r#"({})\s*{any}\s*"?\s*[0-9.]+\s*([kmgtp]i?)?b*\s*"?"#, of(|u| matches!(u, Unit::Bytes { .. })));
+        let text = format!(r#"({})\s*(!=|==|=)\s*[^\s"=].*|({0})\s*(!=|==|=)\s*"[^"].*"#, of(|u| u == Unit::Text));
+        format!(r"^(?i)\s*({count}|{bytes}|{text})\s*$")
+    }
+
     /// Whether a machine satisfies it; of `disk.*` and `cpu.*` one disk or processor that does is enough.
     pub fn holds(&self, hardware: &Hardware) -> bool {
         match &self.operand {

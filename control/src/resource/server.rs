@@ -3,7 +3,8 @@
 use super::bmc_setup::BmcSetup;
 use super::life::{EffectRecord, Identity, InstallRecord, OrderRecord, Phase, RootDeviceHints, WipePolicy, WipeRecord};
 use super::meta::{Condition, ObjectReference};
-use super::typed;
+use super::{schema, typed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ typed! {
 }
 
 /// What the operator says of a machine (and the agent, of its hardware).
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ServerSpec {
@@ -62,7 +63,7 @@ pub struct ServerSpec {
 }
 
 /// How iPXE hands over to the disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootFromDisk {
     /// Leave iPXE; the firmware goes on to its next boot entry.
@@ -75,7 +76,7 @@ pub enum BootFromDisk {
 }
 
 /// Which firmware the BMC's boot flag names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum PxeMode {
@@ -84,7 +85,7 @@ pub enum PxeMode {
 }
 
 /// How to reach a BMC.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct Bmc {
@@ -117,7 +118,7 @@ impl Bmc {
 }
 
 /// Which TLS certificate of a BMC is believed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BmcTls {
     /// The one that it showed first; the annotation `stoker.dev/bmc-certificate` holds its fingerprint.
@@ -134,7 +135,7 @@ fn is_zero(n: &u32) -> bool {
 }
 
 /// A value kept in a Secret.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ValueFrom {
@@ -143,7 +144,7 @@ pub struct ValueFrom {
 }
 
 /// Which key of which Secret.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct SecretKeyRef {
     #[serde(default)]
@@ -154,14 +155,14 @@ pub struct SecretKeyRef {
 }
 
 /// A fake BMC over HTTP.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct ManagementApi {
     pub endpoint: String,
 }
 
 /// One RFC 6902 operation.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct ConfigPatch {
@@ -170,11 +171,12 @@ pub struct ConfigPatch {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,
     #[serde(skip_serializing_if = "Value::is_null")]
+    #[schemars(schema_with = "schema::any")]
     pub value: Value,
 }
 
 /// The hardware groups of Sidero's inventory.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct Hardware {
@@ -193,7 +195,7 @@ pub struct Hardware {
 macro_rules! hardware {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "camelCase", default)]
         #[allow(missing_docs)]
         pub struct $name {
@@ -256,7 +258,7 @@ hardware! {
 }
 
 /// What stoker found and did.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ServerStatus {
@@ -313,7 +315,7 @@ pub struct ServerStatus {
 }
 
 /// An address of a machine (core/v1 NodeAddress).
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct NodeAddress {

@@ -3,9 +3,9 @@
 
 use super::class::Operator;
 use super::{
-    Asset, BadObject, Environment, Image, Kernel, Kind, MAX_REQUIREMENTS, MetalCluster, MetalClusterSpec,
-    MetalClusterTemplate, MetalMachine, MetalMachineTemplate, MetalRemediation, MetalRemediationTemplate, Object,
-    Requirement, Server, ServerBinding, ServerClass, Typed,
+    Asset, BadObject, Environment, Image, Kernel, Kind, MetalCluster, MetalClusterSpec, MetalClusterTemplate,
+    MetalMachine, MetalMachineTemplate, MetalRemediation, MetalRemediationTemplate, Object, Requirement, Server,
+    ServerBinding, ServerClass, Typed, bounds,
 };
 use crate::limits;
 use crate::metadata::words;
@@ -98,6 +98,9 @@ fn check_server(server: &Server, complain: &mut impl FnMut(String)) {
         if bmc.port > u32::from(u16::MAX) {
             complain(format!("spec.bmc.port {} is not a port (0 to 65535)", bmc.port));
         }
+        for (field, text) in [("endpoint", &bmc.endpoint), ("user", &bmc.user), ("pass", &bmc.pass)] {
+            bounded(&format!("spec.bmc.{field}"), text, bounds::TEXT, complain);
+        }
         for (field, plain, from) in [("user", &bmc.user, &bmc.user_from), ("pass", &bmc.pass, &bmc.pass_from)] {
             if !plain.is_empty() && from.is_some() {
                 complain(format!("spec.bmc has both {field} and {field}From; keep one"));
@@ -118,14 +121,15 @@ fn check_server(server: &Server, complain: &mut impl FnMut(String)) {
 
 fn check_class(class: &ServerClass, complain: &mut impl FnMut(String)) {
     let q = &class.spec.qualifiers;
-    if q.requirements.len() > MAX_REQUIREMENTS {
-        complain(format!("spec.qualifiers.requirements has more than {MAX_REQUIREMENTS} entries"));
+    if q.requirements.len() > bounds::REQUIREMENTS {
+        complain(format!("spec.qualifiers.requirements has more than {} entries", bounds::REQUIREMENTS));
     }
     for (i, text) in q.requirements.iter().enumerate() {
         if let Err(why) = text.parse::<Requirement>() {
             complain(format!("spec.qualifiers.requirements[{i}] {text:?}: {why}"));
         }
     }
+    bounded_list("spec.selector.matchExpressions", class.spec.selector.match_expressions.len(), complain);
     for (i, e) in class.spec.selector.match_expressions.iter().enumerate() {
         let at = format!("spec.selector.matchExpressions[{i}]");
         let lists = matches!(e.operator, Operator::In | Operator::NotIn);
@@ -139,6 +143,7 @@ fn check_class(class: &ServerClass, complain: &mut impl FnMut(String)) {
 }
 
 fn check_patches(patches: &[super::ConfigPatch], complain: &mut impl FnMut(String)) {
+    bounded_list("spec.configPatches", patches.len(), complain);
     for (i, patch) in patches.iter().enumerate() {
         if !PATCH_OPS.contains(&patch.op.as_str()) {
             complain(format!("spec.configPatches[{i}].op {:?}: expected one of {}", patch.op, PATCH_OPS.join(", ")));
@@ -147,6 +152,9 @@ fn check_patches(patches: &[super::ConfigPatch], complain: &mut impl FnMut(Strin
             if !pointer.is_empty() && !pointer.starts_with('/') {
                 complain(format!("spec.configPatches[{i}].{field} {pointer:?}: a JSON pointer starts with '/'"));
             }
+        }
+        for (field, pointer) in [("path", &patch.path), ("from", &patch.from)] {
+            bounded(&format!("spec.configPatches[{i}].{field}"), pointer, bounds::POINTER, complain);
         }
         if matches!(patch.op.as_str(), "copy" | "move") && patch.from.is_empty() {
             complain(format!("spec.configPatches[{i}]: {} needs from", patch.op));
@@ -187,10 +195,12 @@ fn check_files(at: &str, kernel: &Kernel, initrd: &Asset, image: Option<&Image>,
         if !kernel.asset.url.is_empty() || !initrd.url.is_empty() {
             complain(format!("{at} has an image and a kernel: keep one of them"));
         }
+        bounded(&format!("{at}.image.efiLoader"), &image.efi_loader, bounds::POINTER, complain);
         if image.efi_loader.bytes().any(|c| !c.is_ascii_graphic()) {
             complain(format!("{at}.image.efiLoader has a space, a control character or one outside ASCII"));
         }
     }
+    bounded_list(&format!("{at}.kernel.args"), kernel.args.len(), complain);
     let words = || kernel.args.iter().flat_map(|arg| arg.split_ascii_whitespace());
     if kernel.args.iter().any(|arg| arg.chars().any(char::is_control)) {
         complain(format!("{at}.kernel.args has a control character"));
@@ -245,6 +255,18 @@ fn check_machine_template(
     }
     if old.is_some_and(|o| o.spec.template.spec != *spec) {
         complain("spec.template.spec cannot be changed; make another template and refer to that".into());
+    }
+}
+
+fn bounded(at: &str, text: &str, most: usize, complain: &mut impl FnMut(String)) {
+    if text.len() > most {
+        complain(format!("{at} is longer than {most} bytes"));
+    }
+}
+
+fn bounded_list(at: &str, length: usize, complain: &mut impl FnMut(String)) {
+    if length > bounds::LIST {
+        complain(format!("{at} has more than {} entries", bounds::LIST));
     }
 }
 
