@@ -259,6 +259,8 @@ pub const WATCH_LINES: usize = 4096;
 pub const WATCH_ALIVE: Duration = Duration::from_secs(10);
 /// MetalMachines that wait for a free Server are looked at again this often at most, and only if Servers have changed.
 pub const PROVIDER_CLAIM_PAUSE: Duration = Duration::from_secs(2);
+/// How often it is looked whether a cluster has Cluster API by now.
+pub const PROVIDER_LOOK: Duration = Duration::from_secs(60);
 /// How often boots are written down.
 pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(10);
 /// The largest snapshot that is read back, bytes.

@@ -15,6 +15,7 @@ use crate::objects::declared::Declared;
 use crate::objects::embedded::Embedded;
 use crate::objects::kubernetes::{Cluster, ConnectError};
 use crate::observe::{Observer, now_ms};
+use crate::provider::Provider;
 use crate::publish::{Names, PublishError, Publisher};
 use crate::store::machines::Machines;
 use crate::store::{Store, StoreError};
@@ -248,6 +249,9 @@ impl Control {
         let looking = leading.clone();
         let ending = stop.clone();
         tasks.spawn(async move { looking.during(ending, |term| lifecycle.clone().run(term)).await });
+        let provider = Provider::new(objects, allocation.clone(), settings.scope.clone());
+        let (looking, ending) = (leading.clone(), stop.clone());
+        tasks.spawn(async move { looking.during(ending, |term| provider.clone().run(term)).await });
         tasks.spawn(allocation::follow(allocation, leading, stop.clone()));
         tasks.spawn(sweep(publisher.clone(), metrics.clone(), stop.clone()));
         tracing::info!(

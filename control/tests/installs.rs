@@ -5,7 +5,7 @@ mod harness;
 
 use control::api::types::{EnvironmentList, EnvironmentStatus};
 use control::resource::{Object, Server, Typed as _};
-use harness::{MAC, Running, UUID, ask, bundle, hello, start};
+use harness::{MAC, Running, UUID, ask, bundle, edge_serves, hello, start};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -122,6 +122,7 @@ fn a_machine_gets_its_own_configuration_by_the_token_of_its_boot() {
     environment(&control, "talos", |e| e.ready);
     // Without waiting for its next look: the Environment's readiness wakes it.
     server(&control, |s| s.status.reason != "EnvironmentNotReady");
+    edge_serves(&control, &[]);
     let (code, script) = control.curl(&[], &ask(&MAC.replace(':', "-")));
     assert_eq!(code, 200, "{script}");
     assert!(script.contains("/env/talos/x86_64/vmlinuz ") && script.contains(" console=tty0 "), "{script}");

@@ -4,7 +4,7 @@
 use control::config::{self, Overrides};
 use control::resource::{Kind, Object, Server, Typed as _};
 use control::run::Control;
-use protocol::manifest::ObjectId;
+use protocol::manifest::{EdgeState, Manifest, ObjectId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ pub struct Site {
     more: String,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
+    edge: Option<std::thread::JoinHandle<()>>,
 }
 
 /// An answer over HTTP.
@@ -96,7 +97,10 @@ impl Site {
             });
         });
         let nodes = told.recv_timeout(PATIENCE).expect("control starts");
-        let site = Self { nodes, state, folder: folder.to_owned(), more: more.to_owned(), stop, thread: Some(thread) };
+        let (publish, ending) = (state.clone(), stop.clone());
+        let edge = Some(std::thread::spawn(move || serve_all(&publish, &ending)));
+        let thread = Some(thread);
+        let site = Self { nodes, state, folder: folder.to_owned(), more: more.to_owned(), stop, thread, edge };
         if more.contains("environments:") {
             site.until("the installer is ready", |site| {
                 site.api("GET", "/api/v1/environments", "").body.contains("\"ready\":true")
@@ -122,7 +126,7 @@ impl Site {
 
     fn end(&mut self) {
         self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
+        for thread in [self.thread.take(), self.edge.take()].into_iter().flatten() {
             let _ = thread.join();
         }
     }
@@ -238,6 +242,25 @@ impl Site {
         let found =
             page.lines().filter(|l| l.starts_with(line)).filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok());
         found.sum()
+    }
+}
+
+/// The edge, as far as control can tell: it serves whatever is published, soon.
+fn serve_all(state: &Path, ending: &CancellationToken) {
+    let mut served = None;
+    while !ending.is_cancelled() {
+        let manifest = std::fs::read(state.join("publish/manifest.json")).ok();
+        let generation = manifest.and_then(|bytes| Manifest::parse(&bytes).ok()).map(|m| m.generation);
+        if let Some(generation) = generation.filter(|_| generation != served) {
+            let (refused, listen) = Default::default();
+            let state_now =
+                EdgeState { version: 1, pid: 1, at_ms: 0, generation, refused, driver: "epoll".into(), listen };
+            let text = serde_json::to_vec(&state_now).unwrap();
+            std::fs::create_dir_all(state.join("edge")).unwrap();
+            control::publish::replace_file(&state.join("edge/edge.state"), &text).unwrap();
+            served = Some(generation);
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

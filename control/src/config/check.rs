@@ -28,6 +28,10 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
     let api_listen = flags.api_listen.or(top.parsed("api_listen", "write an address and port, such as 127.0.0.1:8082"));
     let log_format = flags.log_format.or(top.parsed("log_format", "write text or json")).unwrap_or_default();
     let store = store(&mut top, folder, flags);
+    let scope = crate::provider::Scope {
+        namespace: flags.watch_namespace.clone().or(top.text("watch_namespace")),
+        watch_filter: flags.watch_filter.clone().or(top.text("watch_filter")),
+    };
     if http_port == edge_http_port {
         top.complain(0, "http_port", "control and the edge cannot share one TCP port", "choose two different ports");
     }
@@ -71,6 +75,7 @@ pub(super) fn settings(text: &str, folder: &Path, flags: &Overrides) -> Result<S
             api_listen,
             log_format,
             store,
+            scope,
             dhcp,
             bundle,
             environments,

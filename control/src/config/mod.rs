@@ -45,6 +45,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Where declared objects are kept.
     pub store: StoreChoice,
+    /// Which of Cluster API's objects are looked after.
+    pub scope: crate::provider::Scope,
     /// DHCP.
     pub dhcp: dhcp::settings::Settings,
     /// The folder that `stoker-bundle` made: boot loaders, agent kernel and initramfs.
@@ -250,6 +252,12 @@ pub struct Overrides {
     /// Namespace of stoker's Lease and Secrets in the cluster [default: stoker]
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
+    /// Look after Cluster API's objects of this namespace alone [default: of all]
+    #[arg(long, value_name = "NAME")]
+    pub watch_namespace: Option<String>,
+    /// Look only after those of Cluster API's objects whose label cluster.x-k8s.io/watch-filter has this value
+    #[arg(long, value_name = "VALUE")]
+    pub watch_filter: Option<String>,
 }
 
 /// Reads, checks and completes the configuration. Without a file, the flags

@@ -114,8 +114,11 @@ impl<O: Objects> Provider<O> {
         self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lives until `stop`.
+    /// Lives until `stop`. In a cluster without Cluster API it waits until that is installed.
     pub async fn run(self, stop: CancellationToken) {
+        if !self.cluster_api_is_there(&stop).await {
+            return;
+        }
         let (tell, mut news) = mpsc::channel(limits::FOLLOW_QUEUE);
         for kind in FOLLOWED {
             tokio::spawn(follow(self.inner.objects.clone(), kind, tell.clone(), stop.clone()));
@@ -155,6 +158,30 @@ impl<O: Objects> Provider<O> {
                     Some(heard) => self.hear(heard, &mut queue, &mut missing, &mut servers_changed),
                     None => return,
                 },
+            }
+        }
+    }
+
+    /// Whether there is something to look after, before `stop`.
+    async fn cluster_api_is_there(&self, stop: &CancellationToken) -> bool {
+        let mut told = false;
+        loop {
+            let found = tokio::select! {
+                () = stop.cancelled() => return false,
+                found = self.inner.objects.list(Kind::Cluster) => found,
+            };
+            match found {
+                Err(Error::Unknown(..)) if !told => {
+                    told = true;
+                    tracing::info!("this cluster has no Cluster API: its objects are not looked after");
+                }
+                Err(Error::Unknown(..)) => {}
+                // What else is wrong is told by those who follow.
+                _ => return true,
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(limits::PROVIDER_LOOK) => {}
             }
         }
     }

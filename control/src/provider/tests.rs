@@ -428,3 +428,19 @@ async fn c33_a_template_tells_the_least_of_its_class() {
     w.until("without the one that was taken out", says("64", 256 << 30)).await;
     w.end().await;
 }
+
+#[test]
+fn c34_c35_what_is_out_of_scope_is_left_alone() {
+    let meta = |namespace: &str, filter: Option<&str>| Meta {
+        namespace: namespace.to_owned(),
+        labels: filter.map(|f| (WATCH_FILTER.to_owned(), f.to_owned())).into_iter().collect(),
+        ..Meta::default()
+    };
+    let all = Scope::default();
+    assert!(all.has(&meta("a", None)) && all.has(&meta("b", Some("x"))));
+    let one = Scope { namespace: Some("a".into()), watch_filter: Some("x".into()) };
+    assert!(one.has(&meta("a", Some("x"))));
+    for other in [meta("b", Some("x")), meta("a", None), meta("a", Some("y"))] {
+        assert!(!one.has(&other), "{other:?}");
+    }
+}
