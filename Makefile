@@ -22,7 +22,7 @@ help:
 	@echo 'make up ARGS="--interface eth1"        real machines, beside the DHCP server of that network'
 	@echo 'make demo                              a small system to install on the machines of the rack: $(TARGET)/demo/demo.yaml'
 	@echo 'make doctor ARGS="--interface eth1"    what on this host or network would stop a boot'
-	@echo 'make test                              everything: rules, real clients, real firmware (about 15 minutes on two cores)'
+	@echo 'make test                              everything: rules, real clients, real firmware (three quarters of an hour on two cores)'
 	@echo 'make test-arm64                        an emulated arm64 server boots into the agent (the first time it fetches 300 MB)'
 	@echo 'make build                             stoker, stoker-edge, stoker-control, stoker-bundle into $(TARGET)/release'
 	@echo 'make bundle                            what machines download, into $(BUNDLE)'

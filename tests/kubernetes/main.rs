@@ -3,6 +3,7 @@
 //! One cluster serves all tests of this program, one after another: each
 //! begins without objects.
 
+mod deploy;
 mod schemas;
 mod store;
 
