@@ -135,7 +135,9 @@ impl Step<'_> {
 
     /// Boots the machine into the agent by its BMC, and again where it does not show up in time.
     pub(super) fn bring_up_agent(&mut self) {
-        if self.agent_here() {
+        if let Some(agent) = self.agent() {
+            // It may be one that is only remembered.
+            self.recheck(agent.seen_ms + ms(limits::AGENT_SILENCE));
             return;
         }
         if !self.view.managed {

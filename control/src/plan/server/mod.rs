@@ -416,10 +416,12 @@ impl<'a> Step<'a> {
         self.view.server.spec.wipe.clone().or(class).unwrap_or_default()
     }
 
-    /// The agent that may be given orders, and that has been heard lately.
+    /// The agent that may be given orders, and that has been heard lately. A machine that has asked for a script
+    /// since then has restarted: that agent is gone, however short a time ago it spoke.
     fn agent(&self) -> Option<&'a Agent> {
+        let restarted = |a: &Agent| self.seen.script.as_ref().is_some_and(|s| s.at_ms > a.seen_ms);
         let heard = |a: &&Agent| a.verified && self.now.saturating_sub(a.seen_ms) < ms(limits::AGENT_SILENCE);
-        self.seen.agent.as_ref().filter(heard)
+        self.seen.agent.as_ref().filter(heard).filter(|a| !restarted(a))
     }
 
     fn agent_here(&self) -> bool {

@@ -419,3 +419,56 @@ proptest! {
         prop_assert!(done <= 1, "{} things were done in one visit", done);
     }
 }
+
+/// A machine that is released seconds after it was installed: the agent that wiped it is still remembered, and is gone.
+#[test]
+fn an_agent_from_before_the_installation_holds_no_release_up() {
+    let uid = UID.to_owned();
+    let (status, metadata) = (ServerBindingStatus::default(), Meta { uid: uid.clone(), ..Meta::default() });
+    let mut binding = ServerBinding { metadata, spec: ServerBindingSpec::default(), status };
+    binding.metadata.deletion_timestamp = Some(rfc3339(NOW));
+    let bmc = Some(crate::resource::Bmc { endpoint: "192.0.2.1".into(), ..Default::default() });
+    let status = ServerStatus {
+        phase: Some(Phase::Running),
+        since: rfc3339(NOW - 5000),
+        install: Some(InstallRecord { binding: uid, installed: rfc3339(NOW - 9000), ..InstallRecord::default() }),
+        ..ServerStatus::default()
+    };
+    let metadata = Meta { name: "6f0c4e2a-0b1d-4c5e-8f90-123456789abc".into(), ..Meta::default() };
+    let server = Server { metadata, spec: ServerSpec { accepted: true, bmc, ..ServerSpec::default() }, status };
+    let agent = Agent {
+        boot_id: "b".into(),
+        verified: true,
+        since_ms: NOW - 50_000,
+        seen_ms: NOW - 30_000,
+        order: 0,
+        level: Level::Holding,
+        detail: String::new(),
+        progress: None,
+        disks: Vec::new(),
+        bmc: None,
+    };
+    let mut case = Case {
+        server,
+        binding: Some(binding),
+        install: Install::Kernel { environment: "e".into(), reports: true },
+        facts: Some(facts()),
+        managed: true,
+        paused: false,
+        conflict: false,
+        seen: Seen { agent: Some(agent), ..Seen::default() },
+    };
+    let waits = case.decide();
+    assert_eq!((waits.status.phase, waits.effect.clone()), (Some(Phase::Releasing), None));
+    assert!(
+        waits.recheck_ms.is_some_and(|at| at <= NOW + 31_000),
+        "an agent that is only remembered is not waited for"
+    );
+    case.seen.script = Some(Script { to: Destination::Disk, at_ms: NOW - 20_000 });
+    let goes = case.decide();
+    assert_eq!(
+        goes.effect.map(|e| e.kind),
+        Some(EffectKind::NetworkBoot),
+        "it has asked for a script since: it is gone"
+    );
+}
