@@ -5,6 +5,7 @@
 //! the boot device; the operator's part is done by the `stoker` command. Time
 //! limits are what only a hang exceeds.
 
+mod image;
 mod story;
 mod variants;
 mod world;

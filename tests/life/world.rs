@@ -5,11 +5,13 @@ use control::rack::network::{FIRST_BMC, POOL};
 use control::rack::{Disk, Firmware, First, Images, Network, Powered, Spec};
 use control::resource::{Object, Phase, Server, Typed as _};
 use protocol::ipmi::Suite;
+use protocol::report::ImageFormat;
+use sha2::{Digest as _, Sha512};
 use std::net::SocketAddrV4;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stoker_tests::os::TestOs;
 use stoker_tests::stage::{Stage, program};
 use stoker_tests::ways;
@@ -52,6 +54,8 @@ pub struct World {
     network: Network,
     case: Case,
     os: TestOs,
+    /// When control was killed.
+    killed: Vec<Instant>,
     /// Where the configuration is: control reads it whenever it starts.
     _folder: tempfile::TempDir,
 }
@@ -81,7 +85,7 @@ impl World {
             bmc.serve_ipmi(socket, &[Suite::S3, Suite::S17], 4).unwrap();
             bmc
         });
-        let world = Self { bmc, machine, stage, network, case, os, _folder: folder };
+        let world = Self { bmc, machine, stage, network, case, os, killed: Vec::new(), _folder: folder };
         world.mark_disk();
         world
     }
@@ -214,6 +218,20 @@ impl World {
         ));
     }
 
+    /// The same with a disk image, which the agent writes.
+    pub fn declare_image_class(&self) {
+        let image = self.os.packed(ImageFormat::Zst).unwrap().canonicalize().unwrap();
+        let digest: String =
+            Sha512::digest(std::fs::read(&image).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+        self.apply(&format!(
+            "apiVersion: metal.sidero.dev/v1alpha2\nkind: Environment\nmetadata: {{name: test-image}}\nspec:\n  \
+             image: {{url: \"file://{}\", sha512: {digest}, grow: true, dataSource: no-cloud}}\n---\n\
+             apiVersion: metal.sidero.dev/v1alpha2\nkind: ServerClass\nmetadata: {{name: any}}\n\
+             spec: {{environmentRef: {{name: test-image}}}}\n",
+            image.display()
+        ));
+    }
+
     pub fn allocate(&self) {
         let file = self.stage.state.with_file_name("node-1.yaml");
         std::fs::write(&file, CONFIG).unwrap();
@@ -251,6 +269,11 @@ impl World {
 
     /// Kills control without a warning; it is started again by `stoker up`.
     pub fn kill_control(&mut self) {
+        // `stoker up` gives a service up that ends five times within a minute.
+        while self.killed.iter().filter(|at| at.elapsed() < Duration::from_secs(65)).count() >= 4 {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.killed.push(Instant::now());
         let before = self.stage.ready().pid;
         kill(before);
         let after = self.stage.until("control again", LIMIT, |stage| {
