@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How often the server looks whether it is to end, and for answers that are due.
 const TICK: Duration = Duration::from_millis(20);
+/// A session that is silent for so long is closed (IPMI 2.0 section 6.12.15: 60 s, 3 s more or less): its client may
+/// have died.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// The server behind one socket.
 pub(super) struct Server {
@@ -43,6 +46,8 @@ struct Session {
     role: Vec<u8>,
     console_random: [u8; 16],
     open: bool,
+    /// When it was last used.
+    used: Instant,
 }
 
 const GUID: [u8; 16] = *b"stoker-bmc-guid!";
@@ -120,6 +125,7 @@ impl Engine {
         };
         let session = self.sessions.get_mut(&id)?;
         session.last = Some((m.rq_seq, m.command, data.clone()));
+        session.used = Instant::now();
         session.sequence += 1;
         let iv = noise(u64::from(session.sequence));
         let answer = wire::response(m.netfn | 1, m.rq_seq, m.command, &data);
@@ -162,7 +168,8 @@ impl Engine {
         let refuse = |code: u8| Some(vec![tag, code, 0, 0, 0, 0, 0, 0]);
         let Some(suite) = self.suites.iter().copied().find(|s| s.algorithms() == asked) else { return refuse(0x11) };
         // Handshakes that were never finished make room first.
-        self.sessions.retain(|_, s| s.open || s.console != console);
+        self.sessions.retain(|_, s| (s.open || s.console != console) && s.used.elapsed() < IDLE);
+        self.count();
         if lock(&self.state).faults.no_sessions || self.sessions.values().filter(|s| s.open).count() >= self.limit {
             return refuse(0x01);
         }
@@ -178,6 +185,7 @@ impl Engine {
             role: Vec::new(),
             console_random: [0; 16],
             open: false,
+            used: Instant::now(),
         };
         self.sessions.insert(id, session);
         let mut out = vec![tag, 0, 4, 0];
