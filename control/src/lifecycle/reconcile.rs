@@ -4,15 +4,13 @@ use super::{Lifecycle, Wanted};
 use crate::limits;
 use crate::objects::{Error, Objects, parse_rfc3339};
 use crate::observe::{Milestone, Observation};
+use crate::plan::provider::paused;
 use crate::plan::server::{self, Decision, Install, View};
 use crate::resource::{
     Bmc, EffectKind, EffectRecord, Environment, Kind, Object, Phase, PxeMode, Server, ServerBinding, ServerClass,
     Typed, marks,
 };
 use protocol::report::{Facts, FirmwareKind};
-
-/// Cluster API moves objects between clusters: what is being deleted for that is not being released (rule R1).
-const DELETE_FOR_MOVE: &str = "clusterctl.cluster.x-k8s.io/delete-for-move";
 
 /// All that is declared and recorded of a machine, as it is in the store now.
 pub struct Whole {
@@ -248,7 +246,7 @@ impl<O: Objects> Lifecycle<O> {
         let mut whole = Whole {
             object: object.clone(),
             conflict: self.inner.inventory.conflict(&server.metadata.name),
-            paused: paused(&server.metadata) || binding.as_ref().is_some_and(|b| paused(&b.metadata)),
+            paused: paused(&server.metadata, None) || binding.as_ref().is_some_and(|b| paused(&b.metadata, None)),
             server,
             binding,
             class,
@@ -287,18 +285,14 @@ impl<O: Objects> Lifecycle<O> {
 
     /// Whether nothing may be done to a machine. What cannot be read counts as paused (W13).
     pub(super) async fn is_paused(&self, server: &Server) -> bool {
-        if paused(&server.metadata) {
+        if paused(&server.metadata, None) {
             return true;
         }
         match self.typed::<ServerBinding>(&server.metadata.name).await {
-            Ok(binding) => binding.is_some_and(|b| paused(&b.metadata)),
+            Ok(binding) => binding.is_some_and(|b| paused(&b.metadata, None)),
             Err(_) => true,
         }
     }
-}
-
-fn paused(meta: &crate::resource::Meta) -> bool {
-    [marks::PAUSED, DELETE_FOR_MOVE].iter().any(|mark| meta.annotations.contains_key(*mark))
 }
 
 /// What a BMC does, for the story of the machine.

@@ -75,19 +75,16 @@ pub fn remediation(view: RemediationView<'_>, now_ms: u64) -> RemediationDecisio
         ready(s, reasons::REMEDIATION_FAILED, &words);
         return done;
     }
-    if !switchable {
-        ready(s, reasons::NOT_SWITCHABLE, "its Server is not running, or has no BMC: it cannot be power-cycled");
-        // Counted like a try: the owner must not wait for ever.
-        s.retry_count += 1;
-        s.last_remediated = rfc3339(now_ms);
-        s.phase = Some(RemediationPhase::Waiting);
-    } else {
-        s.retry_count += 1;
-        s.last_remediated = rfc3339(now_ms);
-        s.phase = Some(RemediationPhase::Waiting);
+    // A try that cannot be made is counted, too: the owner must not wait for ever.
+    s.retry_count += 1;
+    s.last_remediated = rfc3339(now_ms);
+    s.phase = Some(RemediationPhase::Waiting);
+    if switchable {
         let words = format!("power cycle {} of {}", s.retry_count, view.remediation.spec.retry_limit);
         ready(s, reasons::REMEDIATING, &words);
         done.act = RemediationAct::Cycle(s.retry_count);
+    } else {
+        ready(s, reasons::NOT_SWITCHABLE, "its Server is not running, or has no BMC: it cannot be power-cycled");
     }
     done.recheck_ms = Some(now_ms + u64::from(view.remediation.spec.timeout_seconds) * 1000);
     done
